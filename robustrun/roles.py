@@ -1,0 +1,290 @@
+"""The contracts between the four axes: job = task x model x trainer x certifier -> report.
+
+Implementations meet only through these types. What an implementation works on is stated by its annotations:
+a trainer whose `fit` takes a `ClassificationTask` is refused beside a task of another kind before any data is
+read (see `robustrun.fit`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustrun.runtime import Run
+
+# --------------------------------------------------------------------------------------------- task
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a model must accept and return. Plain numbers only: it is stored in every checkpoint."""
+
+    input_shape: tuple[int, ...]
+
+    def state(self) -> dict[str, Any]:
+        return {"type": type(self).__name__, **asdict(self)}
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> "TaskSpec":
+        fields = dict(state)
+        spec_type = {cls.__name__: cls for cls in _subclasses(TaskSpec)}[fields.pop("type")]
+        return spec_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    yield cls
+    for sub in cls.__subclasses__():
+        yield from _subclasses(sub)
+
+
+@dataclass(frozen=True)
+class ClassificationSpec(TaskSpec):
+    """Inputs of `input_shape` in natural units (pixels in [0, 1]); the model returns logits (B, classes).
+
+    `mean` and `std` (per channel, or per feature; empty for none) are the normalisation a model applies itself.
+    """
+
+    classes: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    box: tuple[float, float] | None = (0.0, 1.0)  # valid range of an input coordinate, None if unbounded
+
+
+@dataclass(frozen=True)
+class RegressionSpec(TaskSpec):
+    """The model maps (B, *input_shape) to (B, outputs), both in natural units."""
+
+    outputs: int = 1
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class SegmentationSpec(TaskSpec):
+    """The model maps images (B, C, H, W) to logits (B, classes, H', W')."""
+
+    classes: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    ignore_index: int = 255
+
+
+@dataclass(frozen=True)
+class DynamicsSpec(TaskSpec):
+    """A dynamical system with states (B, *input_shape); `dt` is the sampling interval in seconds."""
+
+    dt: float = 0.01
+    continuous: bool = True
+
+
+@dataclass(frozen=True)
+class MDPSpec(TaskSpec):
+    """A finite MDP: `states` x `actions`."""
+
+    states: int = 1
+    actions: int = 1
+
+
+class Batch(NamedTuple):
+    """One minibatch on the device. `indices` are the examples' numbers in their split."""
+
+    inputs: Tensor
+    targets: Tensor
+    indices: Tensor
+
+
+class Loader(Protocol):
+    """Minibatches of a split; everything random about epoch `e` depends on (seed, e) alone."""
+
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from step `start` on (so that a resumed run sees the same ones)."""
+        ...
+
+
+class Task:
+    """What is to be solved. The constructor takes keyword-only configuration and reads nothing."""
+
+    spec: TaskSpec
+
+    def load(self, run: Run) -> None:
+        """Obtain and read the data or make the environment; called once, before the model is built.
+
+        Raises:
+            DataError: the data cannot be obtained.
+        """
+
+
+Split = Literal["train", "valid", "test"]
+
+
+class ExampleTask(Task):
+    """A task that consists of examples in splits."""
+
+    def size(self, split: Split) -> int:
+        """How many examples a split has (0: no such split)."""
+        raise NotImplementedError
+
+    def loader(
+        self,
+        split: Split,
+        batch_size: int,
+        run: Run,
+        *,
+        train: bool = False,
+        indices: Sequence[int] | None = None,
+    ) -> Loader:
+        """Batches of a split: shuffled and augmented if `train`, else in order and as they are.
+
+        `indices` restricts to those examples, in that order. Under torch.distributed a training loader
+        yields each rank's slice of the joined batch.
+        """
+        raise NotImplementedError
+
+
+class ClassificationTask(ExampleTask):
+    """Inputs to one of `spec.classes` labels (int64)."""
+
+    spec: ClassificationSpec
+
+
+class RegressionTask(ExampleTask):
+    """Inputs to real targets (B, outputs)."""
+
+    spec: RegressionSpec
+
+
+class SegmentationTask(ExampleTask):
+    """Images to label maps (B, H', W') int64."""
+
+    spec: SegmentationSpec
+
+
+class DynamicsTask(Task):
+    """A dynamical system to be learned from its trajectories."""
+
+    spec: DynamicsSpec
+
+
+class MDPTask(Task):
+    """A finite Markov decision process to be explored."""
+
+    spec: MDPSpec
+
+
+# --------------------------------------------------------------------------------------------- model
+
+
+@runtime_checkable
+class Model(Protocol):
+    """The thing that is fitted: `Model(spec, *, <config>)`. Its whole state is a flat dict of tensors."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any: ...
+
+
+class LinearClassifier(nn.Module):
+    """A linear classifier with a closed-form fit: logits = x W + b. Subclasses add nothing but construction."""
+
+
+class TabularAgent(nn.Module):
+    """An agent on a finite MDP whose knowledge is a few arrays kept as buffers."""
+
+
+# --------------------------------------------------------------------------------------------- fitted
+
+M = TypeVar("M", bound=Model)
+
+
+@dataclass
+class Fitted(Generic[M]):
+    """A fitted model with its named states ("last", "best", ...) and what happened while it was fitted."""
+
+    model: M
+    states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)  # tensors and plain numbers, kept in the checkpoint
+
+    def at(self, state: str) -> M:
+        """The model with the named state loaded (in place); evaluation mode for modules.
+
+        Raises:
+            KeyError: there is no such state; the message lists those there are.
+        """
+        if state not in self.states:
+            if state != "last":
+                raise KeyError(f"the fitted model has no state '{state}', only {sorted(self.states) or ['last']}")
+        else:
+            self.model.load_state_dict(self.states[state])
+        if isinstance(self.model, nn.Module):
+            self.model.eval()
+        return self.model
+
+
+class Trainer:
+    """Fits a model: `Trainer(*, <config>).fit(task, model, run)`."""
+
+    def fit(self, task: Task, model: Any, run: Run) -> Fitted:
+        raise NotImplementedError
+
+
+# --------------------------------------------------------------------------------------------- report
+
+
+@dataclass
+class Figure:
+    """A figure as data: drawn as PNG/PDF, written as CSV, and drawn again on the HTML page.
+
+    `series` maps a label to (x, y) or (x, y, low, high) arrays of one length. `kind` "image" takes
+    `image` (H, W[, 3]) instead; anything else is drawn by `draw(axes)` from the same data.
+    """
+
+    title: str
+    xlabel: str = ""
+    ylabel: str = ""
+    series: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
+    kind: Literal["line", "step", "scatter", "image", "custom"] = "line"
+    image: np.ndarray | None = None
+    draw: Any = None  # Callable[[matplotlib.figure.Figure], None] for kind "custom"
+    xscale: Literal["linear", "log"] = "linear"
+    yscale: Literal["linear", "log"] = "linear"
+
+
+@dataclass
+class Report:
+    """What may be claimed: flat metrics (name -> number), one record an example, figures, counts.
+
+    `examples` maps a column to an array with one entry an example; the column "index" is required in it.
+    """
+
+    metrics: dict[str, float]
+    examples: dict[str, np.ndarray] | None = None
+    figures: dict[str, Figure] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)  # further artefacts: relative path -> content
+
+
+class Certifier:
+    """Says what may be claimed of a fitted model: `Certifier(*, <config>).certify(task, fitted, run)`."""
+
+    def certify(self, task: Task, fitted: Fitted, run: Run) -> Report:
+        raise NotImplementedError
+
+
+def device_of(model: Any) -> torch.device:
+    """The device of a module's first parameter or buffer (CPU if it has none)."""
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")
