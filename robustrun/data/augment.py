@@ -1,0 +1,190 @@
+"""Augmentations of whole batches, vectorised, on the device that holds the batch.
+
+Each is split in two: `draw` makes the random numbers of many examples at once (on the CPU, so that they are
+the same on every device), and calling it applies a batch's share of them. Images are float (B, C, H, W) in
+[0, 1].
+"""
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from robustrun.errors import ConfigError
+
+
+class Augmentation(Protocol):
+    """What the loaders ask of an augmentation."""
+
+    def draw(self, count: int, shape: Sequence[int], generator: Generator) -> tuple[Tensor, ...]:
+        """Random numbers for `count` examples of `shape` (C, H, W): tensors with one row an example."""
+        ...
+
+    def __call__(self, images: Tensor, *draws: Tensor) -> Tensor:
+        """The augmented images, given their rows of what `draw` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class PadCrop:
+    """Pad by `padding` on every side, with zeros or by reflection, then crop to the old size anywhere.
+
+    Reflection mirrors without repeating the edge pixel. Offset (padding, padding) returns the image itself.
+    """
+
+    padding: int = 4
+    mode: Literal["zero", "reflect"] = "zero"
+
+    def __post_init__(self) -> None:
+        if self.padding < 1 or self.mode not in ("zero", "reflect"):
+            raise ValueError("pad_crop takes a padding of at least 1 pixel, and zero or reflect")
+
+    def draw(self, count: int, shape: Sequence[int], generator: Generator) -> tuple[Tensor, ...]:
+        high = 2 * self.padding + 1
+        return tuple(torch.randint(high, (count,), generator=generator) for _ in ("row", "column"))
+
+    def __call__(self, images: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        padded = F.pad(images, [self.padding] * 4, mode="constant" if self.mode == "zero" else "reflect")
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (B, C, rows, columns, H, W)
+        return windows[torch.arange(len(images), device=images.device), :, row, column]
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Mirror left and right with probability one half."""
+
+    def draw(self, count: int, shape: Sequence[int], generator: Generator) -> tuple[Tensor, ...]:
+        return (torch.randint(2, (count,), generator=generator, dtype=torch.uint8).bool(),)
+
+    def __call__(self, images: Tensor, flipped: Tensor) -> Tensor:
+        return torch.where(flipped[:, None, None, None], images.flip(-1), images)
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Set a square of `size` pixels to zero, anywhere fully inside (after DeVries and Taylor 2017)."""
+
+    size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError("cutout takes a size of at least 1 pixel")
+
+    def draw(self, count: int, shape: Sequence[int], generator: Generator) -> tuple[Tensor, ...]:
+        if self.size > min(shape[-2:]):
+            raise ConfigError(
+                f"cutout:{self.size} does not fit into images of {shape[-2]}x{shape[-1]} pixels"
+            )
+        return tuple(
+            torch.randint(extent - self.size + 1, (count,), generator=generator) for extent in shape[-2:]
+        )
+
+    def __call__(self, images: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        def inside(first: Tensor, extent: int) -> Tensor:
+            position = torch.arange(extent, device=images.device) - first[:, None]
+            return (position >= 0) & (position < self.size)
+
+        height, width = images.shape[-2:]
+        hole = inside(row, height)[:, None, :, None] & inside(column, width)[:, None, None, :]
+        return images.masked_fill(hole, 0.0)
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """Rotate about the centre by an angle uniform in [-degrees, degrees]; what comes from outside is zero.
+
+    The nearest pixel is taken, or with "bilinear" the four around are interpolated.
+    """
+
+    degrees: float = 15.0
+    interpolation: Literal["nearest", "bilinear"] = "nearest"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.degrees <= 180 or self.interpolation not in ("nearest", "bilinear"):
+            raise ValueError("rotate takes degrees in (0, 180], and nearest or bilinear")
+
+    def draw(self, count: int, shape: Sequence[int], generator: Generator) -> tuple[Tensor, ...]:
+        return ((2 * torch.rand(count, generator=generator) - 1) * math.radians(self.degrees),)
+
+    def __call__(self, images: Tensor, angle: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        # coordinates run from -1 to 1 whatever the extent, hence the aspect ratio
+        rows = [
+            torch.stack((cos, -sin * height / width, zero), -1),
+            torch.stack((sin * width / height, cos, zero), -1),
+        ]
+        grid = F.affine_grid(torch.stack(rows, -2).to(images.dtype), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode=self.interpolation, padding_mode="zeros", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Scale brightness, contrast and saturation, in this order, by factors uniform in 1 +- `strength`.
+
+    Contrast is about the image's mean grey, saturation about each pixel's grey (ITU-R 601 luma).
+    """
+
+    strength: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise ValueError("jitter takes a strength in (0, 1]")
+
+    def draw(self, count: int, shape: Sequence[int], generator: Generator) -> tuple[Tensor, ...]:
+        return (1 + self.strength * (2 * torch.rand(count, 3, generator=generator) - 1),)
+
+    def __call__(self, images: Tensor, factors: Tensor) -> Tensor:
+        brightness, contrast, saturation = factors.to(images.dtype)[:, :, None, None, None].unbind(1)
+        images = (images * brightness).clamp(0, 1)
+        mean = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
+        images = (mean + contrast * (images - mean)).clamp(0, 1)
+        grey = _grey(images)
+        return (grey + saturation * (images - grey)).clamp(0, 1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """(B, 1, H, W); images of other than three channels count as grey already."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    luma = torch.tensor([0.299, 0.587, 0.114], dtype=images.dtype, device=images.device)
+    return torch.einsum("bchw,c->bhw", images, luma)[:, None]
+
+
+_NAMES: dict[str, tuple[type, tuple[type, ...]]] = {
+    "pad_crop": (PadCrop, (int, str)),
+    "flip": (Flip, ()),
+    "cutout": (Cutout, (int,)),
+    "rotate": (Rotate, (float, str)),
+    "jitter": (Jitter, (float,)),
+}
+
+
+def augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
+    """Augmentations by their names in a config, with values after colons: `pad_crop:4:reflect`, `flip`.
+
+    Raises:
+        ConfigError: an unknown name or a value that does not fit.
+    """
+    return tuple(_parse(name) for name in names)
+
+
+def _parse(text: str) -> Augmentation:
+    name, *values = text.split(":")
+    if name not in _NAMES:
+        near = difflib.get_close_matches(name, _NAMES, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ConfigError(f"there is no augmentation '{name}': {hint}there are {', '.join(_NAMES)}")
+    kind, types = _NAMES[name]
+    try:
+        if len(values) > len(types):
+            raise ValueError(f"{name} takes at most {len(types)} values")
+        return kind(*(convert(value) for convert, value in zip(types, values, strict=False)))
+    except ValueError as error:
+        raise ConfigError(f"augmentation '{text}': {error}") from error
