@@ -1,0 +1,131 @@
+"""Which device a job runs on, and in which arithmetic."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import nn
+
+from robustrun.errors import ConfigError
+
+PrecisionName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Arithmetic of the network passes; parameters, statistics and certificates stay in float32 or better.
+
+    `float32` is exact single precision, `tf32` lets CUDA multiply matrices with 10-bit mantissas, `bfloat16` and
+    `float16` run the passes under autocast (float16 with loss scaling, see `scaler`).
+    """
+
+    name: Literal["float32", "tf32", "bfloat16", "float16"]
+    device_type: str
+    channels_last: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What matrix products and convolutions are computed in."""
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self.name, torch.float32)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context for forward passes."""
+        if self.dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device_type, dtype=self.dtype)
+
+    @cached_property
+    def scaler(self) -> "torch.amp.GradScaler":
+        """Loss scaling: active under float16 only, elsewhere it does nothing."""
+        return torch.amp.GradScaler(self.device_type, enabled=self.name == "float16")
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """The model on the device, in the memory format of this precision (parameters stay float32)."""
+        return model.to(device=device, memory_format=self.memory_format)
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device that `runtime.device` means here: "auto", "cpu", "cuda", "cuda:1", "mps".
+
+    Raises:
+        ConfigError: it is not a device, or this machine has none of the kind.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"runtime.device={name} is not a device: use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            build = "CPU" if torch.version.cuda is None and torch.version.hip is None else "GPU"
+            raise ConfigError(
+                f"runtime.device={name}, but no GPU is visible to this torch ({build} build): "
+                "leave runtime.device=auto"
+            )
+        count = torch.cuda.device_count()
+        index = device.index if device.index is not None else local_rank % count
+        if index >= count:
+            raise ConfigError(f"runtime.device={name}, but this machine has {count} GPU(s), numbered from 0")
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("runtime.device=mps, but this torch has no Metal device: leave runtime.device=auto")
+    return device
+
+
+def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
+    """`auto` is bfloat16 on CUDA and float32 elsewhere.
+
+    Raises:
+        ConfigError: the device cannot compute in that precision.
+    """
+    on_cuda = device.type == "cuda"
+    if name == "auto":
+        name = "float32"
+        if on_cuda:
+            name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if name not in ("float32", "tf32", "bfloat16", "float16"):
+        raise ConfigError(
+            f"runtime.precision={name} is not known: use auto, float32, tf32, bfloat16 or float16"
+        )
+    if name == "tf32" and not on_cuda:
+        raise ConfigError(f"runtime.precision=tf32 needs a CUDA device, not {device.type}: use float32")
+    if name == "float16" and device.type == "cpu":
+        raise ConfigError("runtime.precision=float16 needs a GPU: use float32 or bfloat16 on a CPU")
+    return Precision(name, device.type, channels_last=on_cuda and name != "float32")
+
+
+@contextmanager
+def numerics(precision: Precision, *, threads: int | None, deterministic: bool) -> Iterator[None]:
+    """Set torch's process-wide switches for a job and put them back afterwards."""
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = (
+        matmul.fp32_precision,
+        conv.fp32_precision,
+        torch.backends.cudnn.benchmark,
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    matmul.fp32_precision = conv.fp32_precision = "ieee" if precision.name == "float32" else "tf32"
+    torch.backends.cudnn.benchmark = not deterministic
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if deterministic:
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        matmul.fp32_precision, conv.fp32_precision = before[0], before[1]
+        torch.backends.cudnn.benchmark = before[2]
+        torch.set_num_threads(before[3])
+        torch.use_deterministic_algorithms(before[4], warn_only=before[5])
