@@ -89,23 +89,17 @@ def pgd(
     climb = _Climb(model, get_loss(loss), targeted, steps, freeze, compact=freeze and not keep_mode)
     skip_broken = select == "any_break" and not keep_mode
     with nullcontext() if keep_mode else evaluation_mode(model), frozen_parameters(model):
-        delta = torch.zeros_like(inputs)
+        delta, success = torch.zeros_like(inputs), torch.zeros_like(targets, dtype=torch.bool)
+        value = inputs.new_full(targets.shape, -torch.inf)
         if select == "any_break":
             success, value = climb.look(inputs, targets)
-        else:
-            success, value = (
-                torch.zeros_like(targets, dtype=torch.bool),
-                inputs.new_full(targets.shape, -torch.inf),
-            )
         for restart in range(restarts):
             if noise is None:
                 begin = ball.start(start, generator)
             else:
                 begin = noise(restart) if callable(noise) else noise[restart]
             begin = ball.project(begin.detach())
-            left = (
-                (~success).nonzero()[:, 0] if skip_broken else torch.arange(len(inputs), device=inputs.device)
-            )
+            left = (~(success & skip_broken)).nonzero()[:, 0]
             if not len(left):
                 break
             found = climb(ball.select(left), targets[left], begin[left], pick(alpha, left))
