@@ -1,4 +1,4 @@
-"""The surroundings of a job: directory, device, seeds, processes, signals, checkpoints, progress, trackers."""
+"""A job's surroundings: directory, device, seeds, processes, signals, checkpoints, progress, trackers."""
 
 from robustrun.runtime.checkpoints import Checkpoints, load_file
 from robustrun.runtime.distributed import Distributed

@@ -14,6 +14,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustrun.errors import JobFailed
 
@@ -71,6 +72,8 @@ class Distributed:
     def prepare(self, model: nn.Module) -> nn.Module:
         """Give every rank rank 0's weights; on GPUs batch statistics are taken over the joined batch.
 
+        Elsewhere each rank normalises by its own (see `share_statistics`).
+
         The parameters stay the same objects, so an optimizer made before stays valid.
         """
         if self.world_size == 1:
@@ -82,6 +85,15 @@ class Distributed:
         if tensors and tensors[0].is_cuda:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model
+
+    def share_statistics(self, model: nn.Module) -> None:
+        """Give every rank the running batch statistics of rank 0, where they are not taken jointly."""
+        if self.world_size == 1 or not isinstance(model, nn.Module):
+            return
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
+                for buffer in module.buffers():
+                    dist.broadcast(buffer, 0)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter], weight: float) -> None:
         """Replace each gradient by its average over ranks, weighted by the size of the rank's slice.

@@ -11,8 +11,8 @@
             loop.save_state("best")
     return Fitted(model, states=loop.states(), history=loop.history)
 
-It resumes, saves, stops on a signal, notices divergence, shows progress, and keeps the ranks together. None of
-this waits for the device within an epoch but for a look at the running means every few seconds.
+It resumes, saves, stops on a signal, notices divergence, shows progress, and keeps the ranks together.
+None of this waits for the device within an epoch but for a look at the running means every few seconds.
 """
 
 import time
@@ -33,12 +33,12 @@ AGREE_EVERY = 10  # steps between two agreements of the ranks on stopping
 
 class TrainingLoop:
     """See the module. `state` holds whatever else must survive a resume: anything with `state_dict` and
-    `load_state_dict`, or a tensor, which is restored in place. `checkpoint_every` is in seconds; every epoch's
-    end saves as well. `name` is the checkpoint's, where a trainer runs several loops.
+    `load_state_dict`, or a tensor, which is restored in place. `checkpoint_every` is in seconds; the end of
+    every epoch saves as well. `name` is the checkpoint's, where a trainer runs several loops.
 
     Attributes:
         epoch: the current epoch, from 0.
-        step: the number of the current step over all epochs, from 0; for `run.generator("attack", loop.step)`.
+        step: the number of the current step over all epochs, from 0: `run.generator("attack", loop.step)`.
         history: one dict an epoch: the means of what was logged, and what `end_epoch` was given.
         train_seconds: time spent in `batches`, over all resumes, saving excluded.
     """
@@ -87,6 +87,11 @@ class TrainingLoop:
         """The number of epochs done, as a float: what a learning-rate schedule is a function of."""
         return self.epoch + self._position / max(len(self), 1)
 
+    @property
+    def position(self) -> int:
+        """The number of the current step in this epoch, from 0."""
+        return self._position
+
     def __iter__(self) -> Iterator[int]:
         if self._global_state is not None:
             restore_global_state(self._global_state)
@@ -118,6 +123,7 @@ class TrainingLoop:
         try:
             for batch in self.loader.epoch(self.epoch, self._position):
                 self._weight = _batch_size(batch)
+                self.run.distributed.share_statistics(self.model)
                 yield batch
                 self._position += 1
                 self.step += 1
@@ -126,7 +132,7 @@ class TrainingLoop:
             self._stop_clock()
 
     def minimize(self, loss: Tensor, *, clip_norm: float | None = None) -> None:
-        """One optimizer step on the mean loss of this rank's batch, with loss scaling and clipping where asked."""
+        """One optimizer step on this rank's mean loss, with loss scaling and clipping where asked."""
         scaler = self.run.precision.scaler
         self.optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
@@ -139,19 +145,20 @@ class TrainingLoop:
         self._gradients_averaged = False
 
     def average_gradients(self) -> None:
-        """Average the gradients over the ranks, once a step; `optimizer.step()` does it if nobody did before."""
+        """Average the gradients over the ranks, once a step; `optimizer.step()` does it if nobody did."""
         if not self._gradients_averaged:
             self.run.distributed.average_gradients(self._parameters(), self._weight)
         # The optimizer's hook is the last to ask: it opens the next step.
         self._gradients_averaged = not self._gradients_averaged
 
     def log(self, *, weight: float | None = None, **values: Any) -> None:
-        """Add to the running means of this epoch, weighted by the batch size; nothing is read from the device."""
+        """Add to this epoch's running means, weighted by the batch size, without waiting for the device."""
         self._means.add(self._weight if weight is None else weight, values)
 
     def end_epoch(self, **metrics: Any) -> dict[str, float]:
-        """Close the epoch's record with further metrics (None is left out); the checkpoint is written as soon as
-        the loop's body is done.
+        """Close the epoch's record with further metrics (None is left out).
+
+        The checkpoint is written as soon as the loop's body is done.
 
         Raises:
             Diverged: a mean or a metric is NaN or infinite; the last good checkpoint is kept.
@@ -248,8 +255,8 @@ class TrainingLoop:
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise DataError(
-                f"the checkpoint {self.run.checkpoints.path(self._name)} does not belong to this job ({reason}): "
-                "delete it to start from the beginning"
+                f"the checkpoint {self.run.checkpoints.path(self._name)} does not belong to this job "
+                f"({reason}): delete it to start from the beginning"
             ) from error
         if self.epoch < self.epochs and not self._stopped_early:
             self.run.logger.info(
@@ -314,8 +321,8 @@ class TrainingLoop:
             else "no checkpoint was written yet"
         )
         return Diverged(
-            f"training diverged in epoch {self.epoch + 1} at step {self.step}: {what}; a lower learning rate, "
-            f"gradient clipping or runtime.precision=float32 usually helps ({kept})"
+            f"training diverged in epoch {self.epoch + 1} at step {self.step}: {what}; a lower learning "
+            f"rate, gradient clipping or runtime.precision=float32 usually helps ({kept})"
         )
 
     # ------------------------------------------------------------------------------------ the clock

@@ -18,8 +18,8 @@ PrecisionName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 class Precision:
     """Arithmetic of the network passes; parameters, statistics and certificates stay in float32 or better.
 
-    `float32` is exact single precision, `tf32` lets CUDA multiply matrices with 10-bit mantissas, `bfloat16` and
-    `float16` run the passes under autocast (float16 with loss scaling, see `scaler`).
+    `float32` is exact single precision, `tf32` lets CUDA multiply matrices with 10-bit mantissas, `bfloat16`
+    and `float16` run the passes under autocast (float16 with loss scaling, see `scaler`).
     """
 
     name: Literal["float32", "tf32", "bfloat16", "float16"]
@@ -107,16 +107,17 @@ def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
 @contextmanager
 def numerics(precision: Precision, *, threads: int | None, deterministic: bool) -> Iterator[None]:
     """Set torch's process-wide switches for a job and put them back afterwards."""
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    # These two setters, and not `fp32_precision`: once that is used, whoever reads `allow_tf32` gets an error.
     before = (
-        matmul.fp32_precision,
-        conv.fp32_precision,
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
         torch.backends.cudnn.benchmark,
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    matmul.fp32_precision = conv.fp32_precision = "ieee" if precision.name == "float32" else "tf32"
+    torch.set_float32_matmul_precision("highest" if precision.name == "float32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision.name != "float32"
     torch.backends.cudnn.benchmark = not deterministic
     if threads is not None:
         torch.set_num_threads(threads)
@@ -125,7 +126,8 @@ def numerics(precision: Precision, *, threads: int | None, deterministic: bool) 
     try:
         yield
     finally:
-        matmul.fp32_precision, conv.fp32_precision = before[0], before[1]
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
         torch.backends.cudnn.benchmark = before[2]
         torch.set_num_threads(before[3])
         torch.use_deterministic_algorithms(before[4], warn_only=before[5])

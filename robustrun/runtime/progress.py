@@ -52,7 +52,7 @@ class Display:
 
 
 class Progress:
-    """A context manager: `with run.progress(100, "certifying") as bar: bar.advance(); bar.advance(5, radius=0.5)`.
+    """A context manager: `with run.progress(100, "certifying") as bar: bar.advance(5, radius=0.5)`.
 
     Fields are shown beside the bar. They may be tensors on a device: these are read only when something is
     shown, so that advancing waits for nothing.

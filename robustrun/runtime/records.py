@@ -1,4 +1,4 @@
-"""One record an example, written while a long certification runs, so that it resumes where it was cut short."""
+"""One record an example, written while a long certification runs, so that it resumes where it stopped."""
 
 import json
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class ExampleLog:
         return np.array([i for i in np.asarray(indices).tolist() if i not in self._done], dtype=np.int64)
 
     def append(self, index: Any, **columns: Any) -> None:
-        """Add the records of a batch: `index` (n,), and for each column an array (n, ...) or one value for all.
+        """Add a batch's records: `index` (n,), and for each column an array (n, ...) or one value for all.
 
         Examples that have a record already are left out.
 
@@ -111,7 +111,7 @@ class ExampleLog:
 
 
 def shard_indices(indices: Sequence[int] | np.ndarray, shard: str | None) -> np.ndarray:
-    """The part of `indices` that shard "i/n" (i from 1 to n) works on: contiguous, sizes differing by one at most.
+    """The part of `indices` that shard "i/n" (i from 1 to n) works on: contiguous, equally many up to one.
 
     Raises:
         ConfigError: the shard is not of that form.

@@ -43,7 +43,7 @@ class Run:
         return derive_seed(self.seed, *key)
 
     def generator(self, *key: Any, device: torch.device | str | None = None) -> torch.Generator:
-        """A fresh generator for the draw named `key`, say `run.generator("attack", step)`, on the run's device."""
+        """A fresh generator for the draw named `key`, on the run's device: `run.generator("noise", step)`."""
         generator = torch.Generator(self.device if device is None else device)
         return generator.manual_seed(self.seed_for(*key))
 

@@ -16,7 +16,7 @@ import torch
 
 
 def _canonical(part: Any) -> Any:
-    """`part` as something whose JSON text is the same on every machine; 1, "1", 1.0 and true stay different."""
+    """`part` as something whose JSON text is the same everywhere; 1, "1", 1.0 and true stay different."""
     if part is None or isinstance(part, (bool, str)):
         return part
     if isinstance(part, (float, np.floating)):
@@ -30,7 +30,7 @@ def _canonical(part: Any) -> Any:
 
 
 def derive_seed(seed: int, *key: Any) -> int:
-    """A 63-bit seed for the draw named `key` (strings, numbers, tuples of them), independent of all others."""
+    """A 63-bit seed for the draw named `key` (strings, numbers, tuples of them), unrelated to all others."""
     text = json.dumps([_canonical(part) for part in (seed, *key)], separators=(",", ":"))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

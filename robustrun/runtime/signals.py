@@ -1,8 +1,8 @@
 """Stopping in good order: a signal sets a flag, and the job leaves at its next safe point with all saved."""
 
 import logging
+import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,9 +24,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.received: list[int] = []
-        self.deferred = (
-            False  # a training loop is at work: it leaves at its own step boundaries, having saved
-        )
+        self.deferred = False  # a training loop is at work: it leaves by itself, having saved
         self._previous: dict[int, Any] = {}
 
     @property
@@ -40,7 +38,7 @@ class StopFlag:
 
     @contextmanager
     def installed(self) -> Iterator["StopFlag"]:
-        """Catch the stop signals inside the block (in the main thread; elsewhere python allows no handlers)."""
+        """Catch the stop signals inside the block (only in the main thread does python allow handlers)."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -59,10 +57,10 @@ class StopFlag:
             raise KeyboardInterrupt
         first = not self.received
         self.received.append(signum)
-        if first:  # not through logging: a handler may interrupt the logger while it holds its lock
+        if first:  # by the bare system call: a handler may interrupt python's own writing
             name = signal.Signals(signum).name
             again = " (Ctrl-C again: at once)" if signum == signal.SIGINT else ""
-            sys.stderr.write(f"\n{name}: stopping at the next safe point{again}\n")
+            os.write(2, f"\n{name}: stopping at the next safe point{again}\n".encode())
 
     def leave(self, *, is_main: bool = True, saved: str = "") -> NoReturn:
         """End the job after everything has been saved.

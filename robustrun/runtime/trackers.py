@@ -51,7 +51,7 @@ class NullTracker:
 
 
 class LocalTracker(NullTracker):
-    """A line of JSON for each `log` in metrics.jsonl. What was logged after a checkpoint is dropped on resume."""
+    """A line of JSON a `log` in metrics.jsonl; on resume, what was logged after the checkpoint is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
