@@ -24,6 +24,26 @@ def input_gradient(
     return logits.detach(), gradient
 
 
+class Oracle:
+    """A network as an attack sees it, with the number of examples passed forwards and backwards."""
+
+    def __init__(self, model: Network):
+        self.model, self.forwards, self.backwards = model, 0, 0
+
+    def logits(self, points: Tensor) -> Tensor:
+        """Without a gradient, in float32 or better."""
+        self.forwards += len(points)
+        with torch.no_grad():
+            return full_precision(self.model(points))
+
+    def gradient(
+        self, points: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """See `input_gradient`."""
+        self.forwards, self.backwards = self.forwards + len(points), self.backwards + len(points)
+        return input_gradient(self.model, points, targets, loss)
+
+
 def full_precision(logits: Tensor) -> Tensor:
     """Half-precision logits (autocast) as float32."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

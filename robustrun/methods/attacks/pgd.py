@@ -11,10 +11,9 @@ from torch import Tensor
 from robustrun.methods.attacks.balls import Ball, Box, Norm, Radius, Start, over_examples, pick
 from robustrun.methods.attacks.gradients import (
     Network,
+    Oracle,
     evaluation_mode,
     frozen_parameters,
-    full_precision,
-    input_gradient,
 )
 from robustrun.methods.attacks.losses import Loss, LossName, get_loss
 
@@ -86,7 +85,7 @@ def pgd(
     if restarts < 1 or steps < 0:
         raise ValueError(f"an attack has at least one restart and zero steps, not {restarts} and {steps}")
     ball, alpha = Ball(inputs, norm, epsilon, box), over_examples(alpha, inputs)
-    climb = _Climb(model, get_loss(loss), targeted, steps, freeze, compact=freeze and not keep_mode)
+    climb = _Climb(Oracle(model), get_loss(loss), targeted, steps, freeze, compact=freeze and not keep_mode)
     skip_broken = select == "any_break" and not keep_mode
     with nullcontext() if keep_mode else evaluation_mode(model), frozen_parameters(model):
         delta, success = torch.zeros_like(inputs), torch.zeros_like(targets, dtype=torch.bool)
@@ -108,21 +107,19 @@ def pgd(
                 better = ~success[left] & (found[1] | better)
             kept = left[better]
             delta[kept], success[kept], value[kept] = (part[better] for part in found)
-    return AttackResult(delta, success, value, climb.forwards, climb.backwards)
+    return AttackResult(delta, success, value, climb.oracle.forwards, climb.oracle.backwards)
 
 
 @dataclass
 class _Climb:
     """One restart: `steps` steps of ascent from given starts. Calls return (delta, success, loss)."""
 
-    model: Network
+    oracle: Oracle
     loss: Loss
     targeted: bool
     steps: int
     freeze: bool
     compact: bool
-    forwards: int = 0
-    backwards: int = 0
 
     def __call__(
         self, ball: Ball, targets: Tensor, delta: Tensor, alpha: Radius
@@ -131,8 +128,7 @@ class _Climb:
         value = delta.new_empty(len(delta))
         rows = torch.arange(len(delta), device=delta.device)  # of the examples that are still in the batch
         for _ in range(self.steps):
-            logits, gradient = input_gradient(self.model, ball.inputs + delta, targets, self.ascended)
-            self.forwards, self.backwards = self.forwards + len(rows), self.backwards + len(rows)
+            logits, gradient = self.oracle.gradient(ball.inputs + delta, targets, self.ascended)
             broken = self.broken(logits, targets)
             moved = ball.step(delta, gradient, alpha)
             if not self.compact:
@@ -155,9 +151,7 @@ class _Climb:
 
     def look(self, points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Whether `points` break the network, and the loss there."""
-        with torch.no_grad():
-            logits = full_precision(self.model(points))
-        self.forwards += len(points)
+        logits = self.oracle.logits(points)
         return self.broken(logits, targets), self.ascended(logits, targets).to(points.dtype)
 
     def broken(self, logits: Tensor, targets: Tensor) -> Tensor:

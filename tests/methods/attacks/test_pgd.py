@@ -170,10 +170,11 @@ def test_reaches_the_maximum_that_a_grid_finds():
 def test_targeted():
     net, x = mlp(), torch.rand(100, 1, 4, 4)
     goal = (net(x).argmax(1) + 2) % 5
-    for loss in ("cross_entropy", "margin", "dlr"):
+    # Where the target is the third class or below, the plain DLR loss has no gradient: it reaches fewer.
+    for loss, reached in (("cross_entropy", 0.9), ("margin", 0.9), ("dlr", 0.2)):
         result = pgd(net, x, goal, epsilon=0.6, alpha=0.1, steps=20, targeted=True, loss=loss)
         assert torch.equal(result.success, net(x + result.delta).argmax(1) == goal)
-        assert result.success.double().mean() > 0.5
+        assert result.success.double().mean() > reached
 
 
 def test_keeping_the_mode_is_the_training_loop():
