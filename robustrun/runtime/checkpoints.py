@@ -41,14 +41,7 @@ class Checkpoints:
             JobFailed: it cannot be written (the disk is full, say); the old one is kept.
             TypeError: the payload holds something else than tensors, arrays and builtins.
         """
-        error: Exception | None = None
-        if self._distributed.is_main:
-            try:
-                self._write(name, _plain(payload, name), keep_previous)
-            except Exception as caught:  # the other ranks must hear of it, or they would wait for ever
-                error = caught
-        if self._distributed.any(error is not None):
-            raise error or JobFailed(f"rank 0 could not save the checkpoint {self.path(name)}")
+        self._distributed.on_main(lambda: self._write(name, _plain(payload, name), keep_previous))
         return self.path(name)
 
     def load(self, name: str, map_location: Any = "cpu") -> dict[str, Any]:

@@ -7,9 +7,10 @@ sliced (`local`), so that n processes train to the same result as one process on
 import atexit
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,6 +55,19 @@ class Distributed:
         votes = torch.tensor(flags, dtype=torch.int32)
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return [bool(vote) for vote in votes.tolist()]
+
+    def on_main(self, action: Callable[[], Any]) -> None:
+        """Do it on rank 0 while the others wait; if it fails there, every rank raises the error."""
+        failure: list[Exception | None] = [None]
+        if self.is_main:
+            try:
+                action()
+            except Exception as error:
+                failure[0] = error
+        if self.world_size > 1:
+            dist.broadcast_object_list(failure, 0, device=torch.device("cpu"))
+        if failure[0] is not None:
+            raise failure[0]
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

@@ -65,7 +65,7 @@ class TrainingLoop:
         self._state = dict(state or {})
         self._checkpoint_every, self._description, self._name = checkpoint_every, description, name
         self._position = 0  # steps done in this epoch
-        self._means = RunningMeans(run.device)
+        self._means = RunningMeans(run.device, run.distributed)
         self._named: list[str] = []
         self._stopped_early = self._epoch_ended = self._gradients_averaged = False
         self._weight = 0
@@ -73,6 +73,7 @@ class TrainingLoop:
         self._global_state: dict[str, Any] | None = None
         if optimizer is not None and run.distributed.world_size > 1:
             optimizer.register_step_pre_hook(lambda *_: self.average_gradients())
+            optimizer.register_step_post_hook(lambda *_: self._next_gradients())
         if name in run.checkpoints:
             self._restore()
 
@@ -142,14 +143,16 @@ class TrainingLoop:
             nn.utils.clip_grad_norm_(self._parameters(), clip_norm)
         scaler.step(self.optimizer)
         scaler.update()
-        self._gradients_averaged = False
+        self._next_gradients()
 
     def average_gradients(self) -> None:
         """Average the gradients over the ranks, once a step; `optimizer.step()` does it if nobody did."""
         if not self._gradients_averaged:
             self.run.distributed.average_gradients(self._parameters(), self._weight)
-        # The optimizer's hook is the last to ask: it opens the next step.
-        self._gradients_averaged = not self._gradients_averaged
+        self._gradients_averaged = True
+
+    def _next_gradients(self) -> None:
+        self._gradients_averaged = False
 
     def log(self, *, weight: float | None = None, **values: Any) -> None:
         """Add to this epoch's running means, weighted by the batch size, without waiting for the device."""
@@ -163,7 +166,7 @@ class TrainingLoop:
         Raises:
             Diverged: a mean or a metric is NaN or infinite; the last good checkpoint is kept.
         """
-        row = self._means.reduce(self.run.distributed)
+        row = self._means.joined()
         row.update({name: float(value) for name, value in metrics.items() if value is not None})
         if row:  # one history for all ranks, so that they all decide alike
             values = self.run.distributed.broadcast(torch.tensor(list(row.values()), dtype=torch.float64))

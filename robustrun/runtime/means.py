@@ -12,8 +12,8 @@ from robustrun.runtime.distributed import Distributed
 class RunningMeans:
     """Weighted means of named values; adding waits for nothing, sums are float64 where the device has it."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, distributed: Distributed) -> None:
+        self._device, self._distributed = device, distributed
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, float] = {}
@@ -43,22 +43,33 @@ class RunningMeans:
             name: total / (self._weights[name] or 1.0) for name, total in zip(self._sums, sums, strict=True)
         }
 
-    def reduce(self, distributed: Distributed) -> dict[str, float]:
+    def joined(self) -> dict[str, float]:
         """The means over all ranks, which must have added the same names."""
-        if not self._sums or distributed.world_size == 1:
-            return self.local()
-        sums = torch.stack(list(self._sums.values())).cpu()
-        weights = torch.tensor(list(self._weights.values()), dtype=sums.dtype)
-        total, weight = distributed.all_reduce_sum(torch.stack([sums, weights]))
-        return dict(zip(self._sums, (total / weight).tolist(), strict=True))
+        sums, weights = self._of_ranks().sum(dim=0).unbind(-1)
+        return dict(zip(self._sums, (sums / weights).tolist(), strict=True))
+
+    def _of_ranks(self) -> Tensor:
+        """Every rank's sums and weights, (ranks, names, 2), on the CPU."""
+        ranks = torch.zeros(self._distributed.world_size, len(self._sums), 2, dtype=self._dtype)
+        if self._sums:
+            mine = ranks[self._distributed.rank]
+            mine[:, 0] = torch.stack(list(self._sums.values())).cpu()
+            mine[:, 1] = torch.tensor(list(self._weights.values()))
+            self._distributed.all_reduce_sum(ranks)
+        return ranks
 
     def clear(self) -> None:
         self._sums.clear()
         self._weights.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": dict(self._sums), "weights": dict(self._weights)}
+        """The state of all ranks; each must ask for it."""
+        return {"names": list(self._sums), "ranks": self._of_ranks()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}
-        self._weights = dict(state["weights"])
+        """Each rank takes up its own sums; if their number has changed, rank 0 takes all of them."""
+        ranks, rank = state["ranks"].to(self._dtype), self._distributed.rank
+        if len(ranks) != self._distributed.world_size:
+            ranks = torch.cat([ranks.sum(dim=0, keepdim=True), torch.zeros(rank, *ranks.shape[1:])])
+        self._sums = {name: ranks[rank, i, 0].to(self._device) for i, name in enumerate(state["names"])}
+        self._weights = {name: ranks[rank, i, 1].item() for i, name in enumerate(state["names"])}

@@ -107,7 +107,7 @@ def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
 @contextmanager
 def numerics(precision: Precision, *, threads: int | None, deterministic: bool) -> Iterator[None]:
     """Set torch's process-wide switches for a job and put them back afterwards."""
-    # These two setters, and not `fp32_precision`: once that is used, whoever reads `allow_tf32` gets an error.
+    # Not through `fp32_precision`: once that is used, whoever reads `allow_tf32` gets an error.
     before = (
         torch.get_float32_matmul_precision(),
         torch.backends.cudnn.allow_tf32,

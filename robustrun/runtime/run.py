@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from robustrun.errors import RobustrunError
 from robustrun.runtime import distributed as processes
 from robustrun.runtime.checkpoints import Checkpoints
 from robustrun.runtime.directory import locked, logging_to
@@ -100,7 +99,7 @@ class Run:
             group = processes.start()
             where = choose_device(device, group.local_rank)
             how = choose_precision(precision, where)
-            _on_main(group, lambda: stack.enter_context(locked(dir)), dir)
+            group.on_main(lambda: stack.enter_context(locked(dir)))
             stack.enter_context(logging_to(dir / "log.txt" if group.is_main else None))
             stack.enter_context(numerics(how, threads=threads, deterministic=deterministic))
             tracking: Tracker = NullTracker()
@@ -112,7 +111,7 @@ class Run:
                 )
                 stack.callback(tracking.close)
 
-            _on_main(group, open_tracker, dir)
+            group.on_main(open_tracker)
             stop = stack.enter_context(StopFlag().installed())
             run = cls(
                 dir=dir,
@@ -140,15 +139,3 @@ class Run:
                 shutil.rmtree(self.dir / leftover, ignore_errors=True)
             self.tracker.load_state_dict({"local": {"bytes": 0}})
         self.distributed.barrier()
-
-
-def _on_main(group: Distributed, action: Callable[[], Any], dir: Path) -> None:
-    """Do it on rank 0; if it fails there, all ranks raise."""
-    error: BaseException | None = None
-    if group.is_main:
-        try:
-            action()
-        except Exception as caught:
-            error = caught
-    if group.any(error is not None):
-        raise error or RobustrunError(f"rank 0 could not open the run directory {dir}")
