@@ -36,6 +36,10 @@ class Arrays:
     train: Split
     test: Split
 
+    def to(self, device: torch.device) -> "Arrays":
+        """The same arrays on a device."""
+        return Arrays(*(Split(part.images.to(device), part.labels.to(device)) for part in (self.train, self.test)))
+
     @classmethod
     def from_raw(cls, raw: RawArrays) -> "Arrays":
         def split(name: str) -> Split:

@@ -1,0 +1,49 @@
+"""What can be composed, read off the configuration trees without importing anything heavy."""
+
+from pathlib import Path
+
+from robustrun.errors import ConfigError
+from robustrun.paths import conf_dir
+from robustrun.registry import nearest, plugin_conf_dirs
+
+GROUPS = {
+    "exp": "named experiments: robustrun +exp=NAME",
+    "task": "what is to be solved",
+    "model": "what is fitted",
+    "trainer": "how it is fitted",
+    "certifier": "what may be claimed of it",
+    "threat": "perturbations that are allowed (shared by trainer and certifier)",
+    "noise": "smoothing noise (shared)",
+    "metric": "the metric that is trained for (shared)",
+    "solver": "fixed-point solvers (shared)",
+    "runtime": "device, precision, threads",
+    "tracker": "where the curves go",
+    "hydra/launcher": "where jobs run: robustrun -m ... hydra/launcher=NAME",
+}
+
+
+def options(group: str, config_dir: Path | None = None) -> dict[str, str]:
+    """Option -> its one-line description (the first comment of its file).
+
+    Raises:
+        ConfigError: there is no such group.
+    """
+    if group not in GROUPS:
+        raise ConfigError(f"there is no group '{group}'{nearest(group, GROUPS)} (groups: {', '.join(GROUPS)})")
+    found: dict[str, str] = {}
+    for root in (conf_dir(), *plugin_conf_dirs(), *([config_dir] if config_dir else [])):
+        for file in sorted((root / group).rglob("*.yaml")):
+            name = file.relative_to(root / group).with_suffix("").as_posix()
+            found[name] = describe(file)
+    return found
+
+
+def describe(file: Path) -> str:
+    """The first comment line of a config file; Hydra's `@package` line is not one."""
+    for line in file.read_text().splitlines():
+        if line.startswith("#") and not line.lstrip("# ").startswith("@package"):
+            return line.lstrip("# ").rstrip()
+        if line.strip() and not line.startswith("#"):
+            _, _, comment = line.partition(" #")
+            return comment.strip()
+    return ""

@@ -1,0 +1,77 @@
+"""What all certifiers that judge one example at a time share: chunks, resume, shards, progress, signals."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import stats
+from torch import Tensor
+
+from robustrun.errors import ConfigError
+from robustrun.roles import Batch, ExampleTask, Split
+from robustrun.runtime import Run, shard_indices
+
+Judge = Callable[[Batch], dict[str, Tensor]]
+
+
+def judge_examples(
+    judge: Judge,
+    task: ExampleTask,
+    run: Run,
+    *,
+    split: Split = "test",
+    examples: int | None = None,
+    stride: int = 1,
+    shard: str | None = None,
+    batch_size: int = 512,
+    name: str = "examples",
+    description: str = "certifying",
+) -> dict[str, np.ndarray]:
+    """Judge the examples of a split that are not judged yet; one record an example, in order.
+
+    The batches are the same however often the job was interrupted, so randomness that a judge draws from
+    `run.generator(..., batch.indices[0])` gives the same records as an undisturbed run.
+
+    Args:
+        judge: a batch on the device -> columns of one entry an example.
+        split, examples, stride: the first `examples` of every `stride`-th example of the split.
+        shard: "i/n", this job's part of them.
+        batch_size: examples a call of `judge`.
+        name: of the records, where a certifier keeps several.
+        description: for the progress bar.
+
+    Returns:
+        Columns, "index" first.
+
+    Raises:
+        ConfigError: the split is empty, or the shard makes no sense.
+        Stopped: a signal came; the records so far are kept.
+    """
+    size = task.size(split)
+    if not size:
+        raise ConfigError(f"the task has no split '{split}' to certify on")
+    chosen = shard_indices(np.arange(0, size, stride)[:examples], shard)
+    # Each process judges its share of the batches; together they have all records.
+    chunks = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
+    chunks = chunks[run.distributed.rank :: run.distributed.world_size]
+    total = sum(len(chunk) for chunk in chunks)
+    log = run.example_log(name)
+    with run.progress(total, description, unit="example") as progress:
+        for chunk in chunks:
+            if not len(log.remaining(chunk)):
+                progress.advance(len(chunk))
+                continue
+            batch = next(iter(task.loader(split, len(chunk), run, indices=chunk).epoch(0)))
+            batch = Batch(batch.inputs, batch.targets, batch.targets.new_tensor(chunk))
+            columns = {key: value.detach().cpu().numpy() for key, value in judge(batch).items()}
+            log.append(index=chunk, **columns)
+            progress.advance(len(chunk))  # where a signal ends the job, its records kept
+    columns = log.columns()
+    keep = np.isin(columns["index"], chosen)
+    return {key: value[keep] for key, value in columns.items()}
+
+
+def fraction(successes: np.ndarray | Sequence[bool], name: str, confidence: float = 0.95) -> dict[str, float]:
+    """`name`, `name_low` and `name_high`: a fraction with its exact (Clopper-Pearson) confidence interval."""
+    successes = np.asarray(successes, dtype=bool)
+    interval = stats.binomtest(int(successes.sum()), len(successes)).proportion_ci(confidence, method="exact")
+    return {name: float(successes.mean()), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}

@@ -1,0 +1,283 @@
+"""From a composed config to a checked job, before any data is read or any directory made.
+
+A `Job` is validated (types, bounds, unknown keys), its four axes fit together, its needs are identified, and it has
+an identity: a hash of everything that can change its result, and of nothing else.
+"""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from robustrun.compose import Composer, builtins
+from robustrun.errors import ConfigError
+from robustrun.fit import misfit
+from robustrun.registry import AXES
+from robustrun.schema import plain, validate
+
+# What a typed override may change in a job without changing its needs: where and how things run.
+CARRIED = ("runtime", "tracker", "paths")
+# Nodes at the root of the config that axes read by interpolation.
+SHARED = ("threat", "noise", "metric", "solver")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One axis of a job: the option's name, its implementation and its validated values."""
+
+    option: str
+    name: str
+    implementation: Any
+    values: Mapping[str, Any]
+
+    def build(self, *injected: Any) -> Any:
+        """Call the implementation with what is injected and the validated values."""
+        return self.implementation(*injected, **self.values)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something a job reads that must be finished first: another job, a run directory or a file."""
+
+    path: Path
+    identity: str
+    job: "Job | None" = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checked task x model x trainer x certifier."""
+
+    config: DictConfig  # the whole composed config; the hydra node included
+    overrides: tuple[str, ...]  # as typed
+    exp: str
+    seed: int
+    axes: Mapping[str, Choice]
+    needs: Mapping[str, Need] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def run_id(self) -> str:
+        return self.sha256[:12]
+
+    @property
+    def row(self) -> str | None:
+        return self.config.row
+
+    @property
+    def outputs(self) -> Path:
+        return Path(str(self.config.paths.outputs)).absolute()
+
+    @property
+    def subdir(self) -> str:
+        return f"{self.exp}/{self.run_id}"
+
+    @property
+    def directory(self) -> Path:
+        """The run directory, unless hydra.run.dir was given by hand."""
+        given = OmegaConf.to_container(self.config.hydra.run, resolve=False)["dir"]
+        return self.outputs / self.subdir if "run_subdir" in given else Path(given).absolute()
+
+    @property
+    def finished(self) -> bool:
+        return (self.directory / "result.json").is_file()
+
+    @property
+    def title(self) -> str:
+        return f"{self.exp}:{self.row}" if self.row else self.exp
+
+    def plain(self) -> dict[str, Any]:
+        """The config as builtins, interpolations resolved, without Hydra's own node."""
+        config = self.config.copy()
+        with open_dict(config):
+            del config["hydra"]
+        return builtins(config, "config")
+
+
+def check(config: DictConfig, composer: Composer, ancestors: Sequence[str] = ()) -> Job:
+    """A checked job from a composed config (with its `hydra` node).
+
+    Raises:
+        ConfigError: anything wrong with the request, in one sentence.
+    """
+    overrides = tuple(str(o) for o in config.hydra.overrides.task)
+    exp = config.hydra.runtime.choices.get("exp") or "adhoc"
+    seed = config.seed
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed={seed}: a seed is a whole number from 0 on")
+    needs = _needs(config, composer, ancestors)
+    paths = _with_needs(config, {name: str(need.path) for name, need in needs.items()})
+    axes = {axis: _choice(axis, paths, config.hydra.runtime.choices) for axis in AXES}
+    _check_fit(axes, composer)
+    _check_typed(config, composer)
+    # Paths differ from machine to machine: the identity holds the needs' identities in their place.
+    names = _with_needs(config, {name: f"need:{need.identity}" for name, need in needs.items()})
+    identity = {"seed": seed} | {
+        axis: {"name": choice.name} | plain(choice.implementation, _choice(axis, names, config.hydra.runtime.choices).values)
+        for axis, choice in axes.items()
+    }
+    return Job(paths, overrides, exp, seed, axes, needs, digest(identity))
+
+
+def digest(value: Any) -> str:
+    """The SHA-256 of a value's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _choice(axis: str, config: DictConfig, choices: Mapping[str, str]) -> Choice:
+    option = choices.get(axis) or "?"
+    node = builtins(config[axis], axis)
+    if not isinstance(node, dict) or not isinstance(node.get("name"), str):
+        raise ConfigError(f"{axis}={option}: a config file of this group must hold 'name: ...'")
+    implementation = AXES[axis][node.pop("name")]
+    return Choice(option, config[axis].name, implementation, validate(implementation, node, axis))
+
+
+def _check_fit(axes: Mapping[str, Choice], composer: Composer) -> None:
+    kinds = {axis: choice.implementation for axis, choice in axes.items()}
+    wrong = misfit(**kinds)
+    if wrong is None:
+        return
+    axis, other, why = wrong
+    fitting = [
+        option
+        for option in composer.options(axis)
+        if (name := _registered_name(composer, axis, option)) and misfit(**kinds | {axis: AXES[axis][name]}) is None
+    ]
+    would = f"{axis}s that fit here: {', '.join(fitting)}" if fitting else f"no {axis} fits here; change {other} as well"
+    raise ConfigError(
+        f"{axis}={axes[axis].option} does not fit {other}={axes[other].option}: {why} ({would})"
+    )
+
+
+def _registered_name(composer: Composer, axis: str, option: str) -> str | None:
+    loaded = composer.loader.load_configuration(f"{axis}/{option}", [], run_mode=RunMode.RUN)
+    return OmegaConf.select(loaded, f"{axis}.name")
+
+
+def _check_typed(config: DictConfig, composer: Composer) -> None:
+    """Refuse a typed override of a shared node that nothing reads: it would be silently without effect."""
+    text = json.dumps([OmegaConf.to_container(config[node], resolve=False) for node in (*AXES, "needs", *SHARED)])
+    for override in composer.parse(list(config.hydra.overrides.task)):
+        node = override.key_or_group.partition(".")[0]
+        if node in SHARED and f"${{{node}" not in text:
+            chosen = ", ".join(f"{axis}={config.hydra.runtime.choices.get(axis)}" for axis in AXES)
+            raise ConfigError(f"'{override.input_line}' has no effect: nothing in this job reads {node} ({chosen})")
+
+
+# ------------------------------------------------------------------------------------------------ needs
+
+
+def _needs(config: DictConfig, composer: Composer, ancestors: Sequence[str]) -> dict[str, Need]:
+    carried = [
+        override.input_line
+        for override in composer.parse(list(config.hydra.overrides.task))
+        if override.key_or_group.partition(".")[0] in CARRIED and override.input_line
+    ]
+    declared = builtins(config.needs, "needs") or {}
+    return {
+        name: _need(name, text, carried, composer, ancestors)
+        for name, text in declared.items()
+        if text is not None
+    }
+
+
+def _need(name: str, text: Any, carried: list[str], composer: Composer, ancestors: Sequence[str]) -> Need:
+    if not isinstance(text, str):
+        raise ConfigError(f"needs.{name} must be one string: an experiment with overrides, a run directory or a file")
+    path = Path(text).expanduser()
+    if path.is_file():
+        return Need(path.absolute(), hashlib.sha256(path.read_bytes()).hexdigest())
+    if path.is_dir():
+        return Need(path.absolute(), _identity_of_run(name, path))
+    if text in ancestors:
+        raise ConfigError(f"needs.{name} goes in a circle: {' -> '.join([*ancestors, text])}")
+    exp, *rest = shlex.split(text)
+    if exp not in composer.options("exp"):
+        raise ConfigError(f"needs.{name}='{text}' is neither an experiment nor an existing run directory or file")
+    job = only_job(composer, [f"+exp={exp}", *rest, *carried], [*ancestors, text])
+    return Need(job.directory, job.sha256, job)
+
+
+def _identity_of_run(name: str, path: Path) -> str:
+    result = path / "result.json"
+    if not result.is_file():
+        raise ConfigError(f"needs.{name}={path} holds no finished run: there is no result.json in it")
+    try:
+        return str(json.loads(result.read_text())["config_sha256"])
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"needs.{name}={path}: its result.json cannot be read; run that job again") from None
+
+
+def _with_needs(config: DictConfig, values: Mapping[str, str]) -> DictConfig:
+    copy = config.copy()
+    with open_dict(copy):
+        copy.needs = {**(OmegaConf.to_container(config.needs) or {}), **values}
+    return copy
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+def rows_of(composer: Composer, overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job that was asked for: itself, or one a row of a comparison.
+
+    Overrides typed by the user come after the row's own and win.
+
+    Raises:
+        ConfigError: there is no such row.
+    """
+    config = composer.compose(overrides)
+    rows = OmegaConf.to_container(config.rows) or {}
+    if not rows:
+        return [list(overrides)]
+    if config.row is not None and config.row not in rows:
+        raise ConfigError(f"row={config.row}: this experiment's rows are {', '.join(rows)}")
+    chosen = [config.row] if config.row is not None else list(rows)
+    return [_row_overrides(composer, name, rows[name] or [], overrides) for name in chosen]
+
+
+def _row_overrides(composer: Composer, name: str, own: Sequence[str], typed: Sequence[str]) -> list[str]:
+    typed_keys = {o.key_or_group for o in composer.parse(typed)}
+    kept = [text for text in own if composer.parse([text])[0].key_or_group not in typed_keys]
+    rest = [text for text in typed if composer.parse([text])[0].key_or_group != "row"]
+    return [*kept, *rest, f"row={name}"]
+
+
+def only_job(composer: Composer, overrides: Sequence[str], ancestors: Sequence[str] = ()) -> Job:
+    """The one job that the overrides name.
+
+    Raises:
+        ConfigError: they name a comparison of several rows.
+    """
+    listed = rows_of(composer, overrides)
+    if len(listed) > 1:
+        raise ConfigError(f"'{' '.join(overrides)}' is a comparison of {len(listed)} rows; choose one with row=NAME")
+    return check(composer.compose(listed[0]), composer, ancestors)
+
+
+# -------------------------------------------------------------------------------- for Hydra's directories
+
+
+def register_directories(composer: Composer) -> None:
+    """Let `hydra.run.dir` and `hydra.sweep.subdir` follow from a job's identity (`${run_subdir:}`)."""
+
+    def run_subdir(*, _root_: DictConfig) -> str:
+        return check(_root_, composer).subdir
+
+    OmegaConf.register_new_resolver("run_subdir", run_subdir, replace=True)
+
+
+def current(config: DictConfig, composer: Composer) -> Job:
+    """The job that Hydra is running in this process, from the config it hands over (its own node cut off)."""
+    whole = config.copy()
+    with open_dict(whole):
+        whole["hydra"] = HydraConfig.get()
+    return check(whole, composer)

@@ -1,0 +1,100 @@
+"""Running planned jobs through Hydra: a single one in this process, several through the configured launcher.
+
+The launcher is called directly, because a comparison's rows are whole override lists and no sweeper makes those;
+launchers and directories behave as Hydra's users know them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, run_job
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from robustrun.check import Job, current, register_directories
+from robustrun.compose import Composer
+from robustrun.errors import Stopped
+from robustrun.plan import waves
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended: its result file, or the exception that ended it."""
+
+    job: Job
+    error: BaseException | None = None
+
+
+def task(config: DictConfig) -> float | None:
+    """What Hydra calls for each job, in this process or on a node; returns the objective, if one is set."""
+    from robustrun.job import run
+
+    if _stopped:
+        raise Stopped("not started: a signal stopped the sweep")
+    job = current(config, Composer.current())
+    try:
+        result = run(job)
+    except Stopped:
+        _stopped.append(job)
+        raise
+    return result.metrics.get(job.config.objective) if result and job.config.objective else None
+
+
+_stopped: list[Job] = []  # a job of this process was stopped by a signal: the sweep's later ones must not start
+
+
+def launch(composer: Composer, jobs: Sequence[Job], multirun: bool) -> list[Outcome]:
+    """Run jobs and their needs; finished ones are left alone. No failure takes the others with it."""
+    register_directories(composer)
+    pending = waves(jobs)
+    errors: dict[Path, BaseException] = {}
+    for wave in pending:
+        ready = [job for job in wave if not _failed_need(job, errors)]
+        for job in wave:
+            failed = _failed_need(job, errors)
+            if failed is not None:
+                errors[job.directory] = failed
+        if not ready:
+            continue
+        alone = len(pending) == 1 and len(wave) == 1 and not multirun
+        returns = [_run_here(composer, wave[0])] if alone else _run_launcher(composer, ready)
+        for job, returned in zip(ready, returns, strict=True):
+            if returned.status is not JobStatus.COMPLETED:
+                errors[job.directory] = returned._return_value
+    return [Outcome(job, errors.get(job.directory)) for job in jobs]
+
+
+def _failed_need(job: Job, errors: dict[Path, BaseException]) -> BaseException | None:
+    return next((errors[need.path] for need in job.needs.values() if need.path in errors), None)
+
+
+def _context(composer: Composer, config: DictConfig) -> HydraContext:
+    return HydraContext(config_loader=composer.loader, callbacks=Callbacks(config))
+
+
+def _run_here(composer: Composer, job: Job) -> JobReturn:
+    context = _context(composer, job.config)
+    context.callbacks.on_run_start(config=job.config, config_name="config")
+    returned = run_job(
+        task_function=task,
+        config=job.config,
+        job_dir_key="hydra.run.dir",
+        job_subdir_key=None,
+        hydra_context=context,
+        configure_logging=False,
+    )
+    context.callbacks.on_run_end(config=job.config, config_name="config", job_return=returned)
+    return returned
+
+
+def _run_launcher(composer: Composer, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+    config = jobs[0].config
+    context = _context(composer, config)
+    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+    context.callbacks.on_multirun_start(config=config, config_name="config")
+    returned = launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
+    context.callbacks.on_multirun_end(config=config, config_name="config")
+    return returned

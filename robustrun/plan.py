@@ -1,0 +1,69 @@
+"""From what was typed to the jobs that must run: sweeps times rows, with needs first."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+from robustrun.check import Job, check, rows_of
+from robustrun.compose import Composer
+from robustrun.errors import ConfigError
+
+
+def plan(composer: Composer, typed: Sequence[str], multirun: bool = False) -> list[Job]:
+    """Every job that the overrides ask for, checked; sweeps are expanded if `multirun`.
+
+    Raises:
+        ConfigError: a bad request; two rows of a comparison that compose to the same job.
+    """
+    points = expand_sweeps(composer, typed) if multirun else [list(typed)]
+    jobs: dict[str, Job] = {}
+    for point in points:
+        rows: dict[str, Job] = {}
+        for overrides in rows_of(composer, point):
+            job = check(composer.compose(overrides), composer)
+            twin = rows.get(job.sha256)
+            if twin is not None:
+                raise ConfigError(
+                    f"rows '{twin.row}' and '{job.row}' of {job.exp} compose to the same job: "
+                    "an override typed here replaces what tells them apart, or one of them does not say what it means"
+                )
+            rows[job.sha256] = job
+        jobs |= {job.directory.as_posix(): job for job in rows.values()}
+    return list(jobs.values())
+
+
+def expand_sweeps(composer: Composer, typed: Sequence[str]) -> list[list[str]]:
+    """The cross-product of all sweeps among the overrides (`seed=0,1,2`, `range`, `choice`, `glob`).
+
+    Raises:
+        ConfigError: a sweep that only an optimising sweeper understands.
+    """
+    axes: list[list[str]] = []
+    for override in composer.parse(typed):
+        if not override.is_sweep_override():
+            axes.append([override.input_line or ""])
+        elif override.is_discrete_sweep():
+            key = override.get_key_element()
+            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            raise ConfigError(f"'{override.input_line}' is an interval: choose a sweeper that samples, hydra/sweeper=NAME")
+    return [list(point) for point in itertools.product(*axes)]
+
+
+def waves(jobs: Iterable[Job]) -> list[list[Job]]:
+    """The unfinished jobs and their unfinished needs, in waves: each wave needs only earlier ones."""
+    depth: dict[str, int] = {}
+    found: dict[str, Job] = {}
+
+    def visit(job: Job) -> int:
+        key = job.directory.as_posix()
+        if key not in depth:
+            needed = [need.job for need in job.needs.values() if need.job is not None]
+            depth[key] = max((visit(need) + 1 for need in needed if not need.finished), default=0)
+            found[key] = job
+        return depth[key]
+
+    for job in jobs:
+        if not job.finished or job.config.rerun:
+            visit(job)
+    ordered = [[job for key, job in found.items() if depth[key] == level] for level in range(max(depth.values(), default=-1) + 1)]
+    return [wave for wave in ordered if wave]

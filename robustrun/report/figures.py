@@ -1,0 +1,69 @@
+"""Figures of a report: PNG (or PDF) for reading and the data behind each as CSV."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+
+from robustrun.roles import Figure
+
+
+def draw(figure: Figure, path: Path) -> None:
+    """Draw a figure to `path`; the suffix chooses the format."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    if figure.kind == "custom":
+        figure.draw(canvas)
+    else:
+        axes = canvas.add_subplot()
+        _draw_axes(figure, axes)
+    canvas.savefig(path)
+
+
+def _draw_axes(figure: Figure, axes) -> None:
+    axes.set_title(figure.title, fontsize=11)
+    if figure.kind == "image":
+        axes.imshow(figure.image, cmap="viridis", interpolation="nearest")
+        axes.set_axis_off()
+        return
+    for label, (x, y, *band) in figure.series.items():
+        if figure.kind == "scatter":
+            axes.scatter(x, y, s=10, label=label)
+        elif figure.kind == "step":
+            axes.step(x, y, where="post", label=label)
+        else:
+            axes.plot(x, y, label=label, marker="o" if len(x) <= 20 else None, markersize=3)
+        if len(band) == 2:
+            step = "post" if figure.kind == "step" else None
+            axes.fill_between(x, band[0], band[1], alpha=0.2, step=step)
+    axes.set(xlabel=figure.xlabel, ylabel=figure.ylabel, xscale=figure.xscale, yscale=figure.yscale)
+    axes.grid(alpha=0.3)
+    if len(figure.series) > 1:
+        axes.legend(fontsize=8)
+
+
+def to_csv(figure: Figure) -> str:
+    """The data behind a figure: one line a point, `series,x,y[,low,high]`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["series", "x", "y", "low", "high"])
+    for label, columns in figure.series.items():
+        for row in zip(*(np.asarray(column).tolist() for column in columns), strict=True):
+            writer.writerow([label, *row])
+    return text.getvalue()
+
+
+def write(figures: dict[str, Figure], directory: Path) -> None:
+    """Write every figure as NAME.png and its data as NAME.csv."""
+    if not figures:
+        return
+    directory.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        draw(figure, directory / f"{name}.png")
+        if figure.series:
+            (directory / f"{name}.csv").write_text(to_csv(figure))

@@ -1,0 +1,210 @@
+"""Minibatch training of a classifier: one loop for all trainers that differ in what a step does."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from robustrun.errors import ConfigError
+from robustrun.methods.attacks import perturb
+from robustrun.numbers import NonNegative, Number, PositiveInt
+from robustrun.registry import trainers
+from robustrun.roles import Batch, ClassificationTask, Fitted, Trainer
+from robustrun.runtime import Run, TrainingLoop
+from robustrun.trainers.recipe import Optimizer, Schedule
+
+
+class Monitor(BaseModel):
+    """What is measured after each epoch, and by which split the best weights are kept.
+
+    The state "best" follows the first split; any further split keeps "best_SPLIT".
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    splits: tuple[Literal["valid", "test"], ...] = ()
+    every: PositiveInt = 1  # epochs
+    examples: PositiveInt | None = None  # the first so many of the split; all if null
+    batch_size: PositiveInt = 512
+    steps: int = 0  # of PGD with one random restart; 0 measures clean accuracy alone
+    norm: Literal["linf", "l2"] = "linf"
+    epsilon: NonNegative = 0.0
+    alpha: Number | None = None  # null: epsilon / 4
+
+
+@dataclass
+class Session:
+    """What one training has at hand."""
+
+    task: ClassificationTask
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    run: Run
+    state: dict[str, Any] = field(default_factory=dict)  # further things that a checkpoint must hold
+    loop: TrainingLoop | None = None
+
+
+class Supervised(Trainer):
+    """The epoch loop; a subclass says what one step does.
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: examples a step, over all processes.
+        optimizer, schedule: see `recipe`.
+        monitor: what is measured after each epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: PositiveInt = 10,
+        batch_size: PositiveInt = 128,
+        optimizer: Optimizer = Optimizer(),  # noqa: B008
+        schedule: Schedule = Schedule(),  # noqa: B008
+        monitor: Monitor = Monitor(),  # noqa: B008
+    ):
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.monitor = monitor
+
+    updates_per_batch = 1
+
+    def fit(self, task: ClassificationTask, model: nn.Module, run: Run) -> Fitted:
+        for split in self.monitor.splits:
+            if not task.size(split):
+                raise ConfigError(f"trainer.monitor.splits has {split}, but the task has no such split (task.validation=1000?)")
+        loader = task.loader("train", self.batch_size, run, train=True)
+        session = Session(task, model, self.optimizer.build(model), run)
+        self.prepare(session)
+        session.loop = TrainingLoop(
+            run,
+            model=model,
+            optimizer=session.optimizer,
+            loader=loader,
+            epochs=self.epochs,
+            state=session.state,
+        )
+        best = _Best(session.loop.history, self.monitor.splits)
+        for epoch in session.loop:
+            for batch in session.loop.batches():
+                session.loop.log(**self.step(session, batch))
+            model.eval()
+            session.loop.end_epoch(**self.epoch_end(session, epoch))
+            for name in best.improved(session.loop.history[-1]):
+                session.loop.save_state(name)
+        model.eval()
+        extra = {"train_seconds": session.loop.train_seconds, "updates": session.loop.step * self.updates_per_batch}
+        return Fitted(model, session.loop.states(), session.loop.history, extra)
+
+    def prepare(self, session: Session) -> None:
+        """Add to `session.state` what must survive a resume; called once, before the loop is made."""
+
+    def step(self, session: Session, batch: Batch) -> dict[str, Tensor]:
+        """Train on one batch; returns the means to log, on the device."""
+        raise NotImplementedError
+
+    def epoch_end(self, session: Session, epoch: int) -> dict[str, float]:
+        """Measure after an epoch; the model is in evaluation mode."""
+        figures = {"lr": session.optimizer.param_groups[0]["lr"]}
+        if (epoch + 1) % self.monitor.every == 0 or epoch + 1 == self.epochs:
+            for split in self.monitor.splits:
+                figures |= {f"{split}_{k}": v for k, v in self.measure(session, split, epoch).items()}
+        return figures
+
+    def measure(self, session: Session, split: str, epoch: int) -> dict[str, float]:
+        """Clean and PGD accuracy and loss on a split, in evaluation mode."""
+        monitor, run = self.monitor, session.run
+        count = min(monitor.examples or session.task.size(split), session.task.size(split))
+        batches = session.task.loader(split, monitor.batch_size, run, indices=range(count)).epoch(0)
+        return accuracies(session.model, batches, monitor, run, ("monitor", split, epoch))
+
+    def advance(self, session: Session, replay: int = 0) -> float:
+        """Set the learning rate for the coming update; its time is where the update begins or ends."""
+        loop, m = session.loop, self.updates_per_batch
+        steps = loop.step * m + replay + (self.schedule.at == "end")
+        time = steps / (m * len(loop))
+        return self.schedule.apply(session.optimizer, self.optimizer, time, self.epochs)
+
+    def update(self, session: Session, inputs: Tensor, targets: Tensor, replay: int = 0) -> tuple[Tensor, Tensor]:
+        """One optimiser step on the cross-entropy; (loss, logits), detached."""
+        self.advance(session, replay)
+        with session.run.precision.autocast():
+            logits = session.model(inputs)
+            loss = F.cross_entropy(logits.float(), targets)
+        session.loop.minimize(loss)
+        return loss.detach(), logits.detach()
+
+
+@trainers.register("standard")
+class Standard(Supervised):
+    """Ordinary training on clean examples with cross-entropy."""
+
+    def __init__(self, **common):
+        super().__init__(**common)
+
+    def step(self, session: Session, batch: Batch) -> dict[str, Tensor]:
+        loss, logits = self.update(session, batch.inputs, batch.targets)
+        return {"loss": loss, "train_accuracy": accuracy(logits, batch.targets)}
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Fraction of rows whose largest logit is the target's, on the device."""
+    return (logits.argmax(1) == targets).float().mean()
+
+
+def accuracies(model: nn.Module, batches: Iterable[Batch], attack: Monitor, run: Run, key: tuple) -> dict[str, float]:
+    """Clean and, if `attack.steps`, PGD accuracy and mean loss at its last iterate (one random start, no freezing)."""
+    sums: dict[str, Tensor] = {}
+    total = 0
+
+    def add(prefix: str, logits: Tensor, targets: Tensor) -> None:
+        loss = F.cross_entropy(logits.float(), targets, reduction="sum")
+        right = (logits.argmax(1) == targets).sum()
+        for name, value in ((f"{prefix}_accuracy", right), (f"{prefix}_loss", loss)):
+            sums[name] = sums.get(name, 0.0) + value
+
+    alpha = attack.epsilon / 4 if attack.alpha is None else attack.alpha
+    for number, batch in enumerate(batches):
+        total += len(batch.targets)
+        with torch.no_grad(), run.precision.autocast():
+            add("clean", model(batch.inputs), batch.targets)
+        if attack.steps:
+            with run.precision.autocast():
+                delta = perturb(
+                    model,
+                    batch.inputs,
+                    batch.targets,
+                    norm=attack.norm,
+                    epsilon=attack.epsilon,
+                    alpha=alpha,
+                    steps=attack.steps,
+                    generator=run.generator(*key, number, device=run.device),
+                )
+                with torch.no_grad():
+                    add("robust", model(batch.inputs + delta), batch.targets)
+    return {name: float(value) / total for name, value in sums.items()}
+
+
+class _Best:
+    """Which states an epoch improves on, judged by robust accuracy where it is measured, else by clean accuracy."""
+
+    def __init__(self, history: list[dict[str, float]], splits: tuple[str, ...]):
+        self.names = {split: "best" if i == 0 else f"best_{split}" for i, split in enumerate(splits)}
+        self.values = {split: -1.0 for split in splits}
+        for row in history:
+            self.improved(row)
+
+    def improved(self, row: dict[str, float]) -> list[str]:
+        better = []
+        for split, name in self.names.items():
+            value = row.get(f"{split}_robust_accuracy", row.get(f"{split}_clean_accuracy"))
+            if value is not None and value > self.values[split]:
+                self.values[split] = value
+                better.append(name)
+        return better
