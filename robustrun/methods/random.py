@@ -55,9 +55,11 @@ def uniform(
         stream: in [0, 2**32), a number or one an example (B,): other numbers for the same example.
         dtype: of the result.
     """
-    return _draw(
-        seed, indices, shape, stream, dtype, lambda *words: [(w >> 8).to(dtype) * 2**-24 for w in words]
-    )
+
+    def scale(*words: Tensor) -> list[Tensor]:
+        return [(word >> 8).to(dtype) * 2**-24 for word in words]
+
+    return _draw(seed, indices, shape, stream, dtype, scale)
 
 
 def normal(
@@ -67,7 +69,7 @@ def normal(
     stream: int | Tensor = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Standard normal numbers by the Box-Muller transform of 32-bit uniforms; arguments as those of `uniform`."""
+    """Standard normal numbers (Box-Muller, from 32-bit uniforms); arguments and result as in `uniform`."""
 
     def box_muller(w0: Tensor, w1: Tensor, w2: Tensor, w3: Tensor) -> list[Tensor]:
         numbers = []

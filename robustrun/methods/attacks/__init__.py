@@ -3,7 +3,10 @@
 Attacks never touch parameters or their gradients, and leave the model in the mode they found it in.
 """
 
+from robustrun.methods.attacks.apgd import apgd, apgd_targeted
+from robustrun.methods.attacks.auto import STANDARD, AttackName, AutoAttackResult, autoattack
 from robustrun.methods.attacks.balls import Ball, Box, Norm, Start, norms, random_like, steepest
+from robustrun.methods.attacks.fab import fab_targeted
 from robustrun.methods.attacks.gradients import (
     batch_norm_mode,
     evaluation_mode,
@@ -12,21 +15,29 @@ from robustrun.methods.attacks.gradients import (
 )
 from robustrun.methods.attacks.losses import LossName, cross_entropy, dlr, dlr_targeted, get_loss, margin
 from robustrun.methods.attacks.pgd import AttackResult, fgsm, pgd
+from robustrun.methods.attacks.square import square
 from robustrun.methods.attacks.training import InitBox, perturb
 
 __all__ = [
+    "STANDARD",
+    "AttackName",
     "AttackResult",
+    "AutoAttackResult",
     "Ball",
     "Box",
     "InitBox",
     "LossName",
     "Norm",
     "Start",
+    "apgd",
+    "apgd_targeted",
+    "autoattack",
     "batch_norm_mode",
     "cross_entropy",
     "dlr",
     "dlr_targeted",
     "evaluation_mode",
+    "fab_targeted",
     "fgsm",
     "frozen_parameters",
     "get_loss",
@@ -36,5 +47,6 @@ __all__ = [
     "perturb",
     "pgd",
     "random_like",
+    "square",
     "steepest",
 ]

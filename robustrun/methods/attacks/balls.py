@@ -68,10 +68,11 @@ class Ball:
         # With the inputs in the box, ball and box of an l_inf threat are one interval a coordinate.
         self._interval = None
         if norm == "linf" and box is not None:
-            low, high = self._box_limits()
+            low, high = self.box_limits()
             self._interval = low.clamp(min=-self.epsilon), high.clamp(max=self.epsilon)
 
-    def _box_limits(self) -> tuple[Tensor, Tensor]:
+    def box_limits(self) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest perturbation of each coordinate that the box allows (there is one)."""
         return self.box[0] - self.inputs, self.box[1] - self.inputs
 
     def select(self, index: Tensor) -> "Ball":
@@ -94,7 +95,7 @@ class Ball:
 
     def to_box(self, delta: Tensor) -> Tensor:
         """Onto the box alone."""
-        return delta if self.box is None else delta.clamp(*self._box_limits())
+        return delta if self.box is None else delta.clamp(*self.box_limits())
 
     def step(self, delta: Tensor, gradient: Tensor, alpha: Radius, clip_ball: bool = True) -> Tensor:
         """One steepest-ascent step of length `alpha`, projected (onto the box alone if not `clip_ball`)."""

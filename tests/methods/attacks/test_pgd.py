@@ -151,7 +151,7 @@ def test_reaches_the_maximum_that_a_grid_finds():
     side = torch.linspace(-0.3, 0.3, 121)
     grid = torch.cartesian_prod(side, side)
     x, reached, broken = torch.full((1, 2), 0.5), 0, 0
-    for seed in range(20):
+    for seed in range(12):
         torch.manual_seed(seed)
         net = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
         y = net(x).argmax(1)
@@ -163,8 +163,8 @@ def test_reaches_the_maximum_that_a_grid_finds():
         reached += result.loss.item() >= 0.98 * maximum.item()
         strict = pgd(net, x, y, select="any_break", **options)
         broken += strict.success.item() >= (logits.argmax(1) != y).any().item()
-    assert reached >= 19
-    assert broken >= 19
+    assert reached >= 11
+    assert broken >= 11
 
 
 def test_targeted():
