@@ -1,7 +1,7 @@
 """From a composed config to a checked job, before any data is read or any directory made.
 
-A `Job` is validated (types, bounds, unknown keys), its four axes fit together, its needs are identified, and it has
-an identity: a hash of everything that can change its result, and of nothing else.
+A `Job` is validated (types, bounds, unknown keys), its four axes fit together, its needs are identified, and it
+has an identity: a hash of everything that can change its result, and of nothing else.
 """
 
 import hashlib
@@ -19,13 +19,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from robustrun.compose import Composer, builtins
 from robustrun.errors import ConfigError
 from robustrun.fit import misfit
-from robustrun.registry import AXES
+from robustrun.numbers import PositiveInt
+from robustrun.registry import AXES, nearest
+from robustrun.runtime.precision import PrecisionName
 from robustrun.schema import plain, validate
 
 # What a typed override may change in a job without changing its needs: where and how things run.
 CARRIED = ("runtime", "tracker", "paths")
 # Nodes at the root of the config that axes read by interpolation.
 SHARED = ("threat", "noise", "metric", "solver")
+# All keys at the root of the config.
+ROOT = (
+    *AXES, *SHARED, "runtime", "tracker", "paths", "seed", "paper", "row", "rows", "needs", "paper_metrics",
+    "rerun", "objective", "hydra",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,13 +124,25 @@ def check(config: DictConfig, composer: Composer, ancestors: Sequence[str] = ())
     axes = {axis: _choice(axis, paths, config.hydra.runtime.choices) for axis in AXES}
     _check_fit(axes, composer)
     _check_typed(config, composer)
+    validate(_runtime, builtins(config.runtime, "runtime"), "runtime")
     # Paths differ from machine to machine: the identity holds the needs' identities in their place.
     names = _with_needs(config, {name: f"need:{need.identity}" for name, need in needs.items()})
     identity = {"seed": seed} | {
-        axis: {"name": choice.name} | plain(choice.implementation, _choice(axis, names, config.hydra.runtime.choices).values)
+        axis: {"name": choice.name}
+        | plain(choice.implementation, _choice(axis, names, config.hydra.runtime.choices).values)
         for axis, choice in axes.items()
     }
     return Job(paths, overrides, exp, seed, axes, needs, digest(identity))
+
+
+def _runtime(
+    *,
+    device: str = "auto",
+    precision: PrecisionName = "auto",
+    threads: PositiveInt | None = None,
+    deterministic: bool = False,
+) -> None:
+    """The keys of `runtime`, for checking them before anything is made."""
 
 
 def digest(value: Any) -> str:
@@ -137,7 +156,8 @@ def _choice(axis: str, config: DictConfig, choices: Mapping[str, str]) -> Choice
     if not isinstance(node, dict) or not isinstance(node.get("name"), str):
         raise ConfigError(f"{axis}={option}: a config file of this group must hold 'name: ...'")
     implementation = AXES[axis][node.pop("name")]
-    return Choice(option, config[axis].name, implementation, validate(implementation, node, axis))
+    raw = OmegaConf.to_container(config[axis], resolve=False)
+    return Choice(option, raw["name"], implementation, validate(implementation, node, axis, raw))
 
 
 def _check_fit(axes: Mapping[str, Choice], composer: Composer) -> None:
@@ -151,10 +171,10 @@ def _check_fit(axes: Mapping[str, Choice], composer: Composer) -> None:
         for option in composer.options(axis)
         if (name := _registered_name(composer, axis, option)) and misfit(**kinds | {axis: AXES[axis][name]}) is None
     ]
-    would = f"{axis}s that fit here: {', '.join(fitting)}" if fitting else f"no {axis} fits here; change {other} as well"
-    raise ConfigError(
-        f"{axis}={axes[axis].option} does not fit {other}={axes[other].option}: {why} ({would})"
+    would = (
+        f"{axis}s that fit here: {', '.join(fitting)}" if fitting else f"no {axis} fits here; change {other} as well"
     )
+    raise ConfigError(f"{axis}={axes[axis].option} does not fit {other}={axes[other].option}: {why} ({would})")
 
 
 def _registered_name(composer: Composer, axis: str, option: str) -> str | None:
@@ -163,7 +183,7 @@ def _registered_name(composer: Composer, axis: str, option: str) -> str | None:
 
 
 def _check_typed(config: DictConfig, composer: Composer) -> None:
-    """Refuse a typed override of a shared node that nothing reads: it would be silently without effect."""
+    """Refuse a key that nothing reads, and a typed override of a shared node that nothing in this job reads."""
     text = json.dumps([OmegaConf.to_container(config[node], resolve=False) for node in (*AXES, "needs", *SHARED)])
     for override in composer.parse(list(config.hydra.overrides.task)):
         node = override.key_or_group.partition(".")[0]
@@ -183,9 +203,7 @@ def _needs(config: DictConfig, composer: Composer, ancestors: Sequence[str]) -> 
     ]
     declared = builtins(config.needs, "needs") or {}
     return {
-        name: _need(name, text, carried, composer, ancestors)
-        for name, text in declared.items()
-        if text is not None
+        name: _need(name, text, carried, composer, ancestors) for name, text in declared.items() if text is not None
     }
 
 

@@ -185,8 +185,9 @@ def _sweeper(composer, overrides: Sequence[str]) -> int:
 def _show(outcomes: Sequence, finished: set) -> int:
     from robustrun.report import summary
     from robustrun.report.results import Result
+    from robustrun.report.terminal import console
 
-    console = summary.console()
+    screen = console()
     results = [
         Result.read(outcome.job.directory / "result.json") if outcome.error is None and outcome.job.finished else None
         for outcome in outcomes
@@ -194,13 +195,13 @@ def _show(outcomes: Sequence, finished: set) -> int:
     if len(outcomes) > 1:
         labels = _labels([outcome.job for outcome in outcomes])
         title = ", ".join(dict.fromkeys(outcome.job.exp for outcome in outcomes))
-        console.print(summary.comparison(list(zip(labels, results, strict=True)), title))
+        screen.print(summary.comparison(list(zip(labels, results, strict=True)), title))
     elif results[0] is not None:
-        console.print(summary.single(results[0], outcomes[0].job.title))
+        screen.print(summary.single(results[0], outcomes[0].job.title))
     for outcome in outcomes:
         note = " (complete already; rerun=true repeats it)" if outcome.job.directory in finished else ""
         if outcome.error is None:
-            console.print(f"{outcome.job.directory}{note}", style="dim", highlight=False, soft_wrap=True)
+            screen.print(f"{outcome.job.directory}{note}", style="dim", highlight=False, soft_wrap=True)
     codes = [
         report_error(outcome.error, f"robustrun: {outcome.job.title}: " if len(outcomes) > 1 else "robustrun: ")
         for outcome in outcomes
@@ -215,7 +216,9 @@ def _labels(jobs: Sequence) -> list[str]:
     labels = []
     for job in jobs:
         own = [o for o in job.overrides if o not in common and not o.startswith("row=")]
-        labels.append(job.row if job.row and len({j.row for j in jobs}) == len(jobs) else " ".join(filter(None, [job.row, *own])))
+        labels.append(
+            job.row if job.row and len({j.row for j in jobs}) == len(jobs) else " ".join(filter(None, [job.row, *own]))
+        )
     return labels
 
 

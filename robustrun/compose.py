@@ -1,7 +1,7 @@
 """Composition: overrides as typed -> one resolved-on-demand Hydra config, or one clear sentence.
 
-Hydra's own entry point makes directories before anything can be checked and exits by itself; here its parts are
-called directly instead, so that composing has no side effects.
+Hydra's own entry point makes directories before anything can be checked and exits by itself; here its parts
+are called directly instead, so that composing has no side effects.
 """
 
 import re
@@ -25,7 +25,19 @@ from robustrun.numbers import parse_number
 from robustrun.paths import conf_dir
 from robustrun.registry import nearest, plugin_conf_dirs
 
-GROUPS = ("exp", "task", "model", "trainer", "certifier", "threat", "noise", "metric", "solver", "runtime", "tracker")
+GROUPS = (
+    "exp",
+    "task",
+    "model",
+    "trainer",
+    "certifier",
+    "threat",
+    "noise",
+    "metric",
+    "solver",
+    "runtime",
+    "tracker",
+)
 
 
 def _arithmetic(name: str, operation: Any) -> None:
@@ -136,16 +148,20 @@ class Composer:
         known = self.options(group)
         if not known:
             return f"no config group '{group}'{nearest(group, self.loader.list_groups(''))}"
-        return f"no {group} is called '{option}'{nearest(option, known)} ('robustrun list {group}' shows all {len(known)})"
+        hint = f"'robustrun list {group}' shows all {len(known)}"
+        return f"no {group} is called '{option}'{nearest(option, known)} ({hint})"
 
     def _explain(self, overrides: Sequence[str], error: Exception) -> str:
         text = str(error)
+        bare = next((o.value() for o in self.parse(overrides) if o.key_or_group == "exp" and not o.is_add()), None)
+        if bare is not None:
+            return f"experiments are added to the config, so write +exp={bare}"
         must = re.search(r"You must specify '(\w+)'", text)
         if must:
             group = must.group(1)
-            return f"no {group} is chosen: add {group}=NAME or +exp=NAME ('robustrun list {group}' shows what there is)"
-        culprit = self._unreached(overrides)
-        return culprit or _first_line(error)
+            hint = f"'robustrun list {group}' shows what there is"
+            return f"no {group} is chosen: add {group}=NAME or +exp=NAME ({hint})"
+        return self._unreached(overrides) or _first_line(error)
 
     def _unreached(self, overrides: Sequence[str]) -> str | None:
         """The override that reaches no key, described; None if all do."""
@@ -156,8 +172,6 @@ class Composer:
             group = override.key_or_group
             if override in choices and group.partition("/")[0] not in groups:
                 return f"'{override.input_line}': no config group '{group}'{nearest(group, groups)}"
-            if override in choices and group == "exp" and not override.is_add():
-                return f"'{override.input_line}': experiments are added, so write +exp={override.value()}"
         try:
             config = self._load([o.input_line for o in choices if o.input_line])
         except (HydraException, OmegaConfBaseException):

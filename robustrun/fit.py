@@ -25,9 +25,7 @@ def _classes(annotation: Any) -> tuple[type, ...]:
 
 def _admits(admitted: tuple[type, ...], offered: tuple[type, ...]) -> bool:
     # A protocol (roles.Model) or object admits everything: structure cannot be checked on a class.
-    return any(
-        getattr(a, "_is_protocol", False) or any(issubclass(o, a) for o in offered) for a in admitted
-    )
+    return any(getattr(a, "_is_protocol", False) or any(issubclass(o, a) for o in offered) for a in admitted)
 
 
 def _parameter(function: Callable[..., Any], position: int) -> Any:
@@ -85,9 +83,16 @@ def misfit(
     if not _admits(model_wants(model), spec_type(task)):
         why = f"it is built for a {_names(model_wants(model))}, and the task gives a {_names(spec_type(task))}"
         return "model", "task", why
-    for axis, (tasks, models) in (("trainer", trainer_wants(trainer)), ("certifier", certifier_wants(certifier))):
+    for axis, (tasks, models) in (
+        ("trainer", trainer_wants(trainer)),
+        ("certifier", certifier_wants(certifier)),
+    ):
         if not _admits(tasks, task_type(task)):
             return axis, "task", f"it works on a {_names(tasks)}, and the task is a {_kind((task,))}"
         if not _admits(models, model_type(model)):
-            return axis, "model", f"it works on a {_names(models)}, and the model is a {_kind(model_type(model))}"
+            return (
+                axis,
+                "model",
+                f"it works on a {_names(models)}, and the model is a {_kind(model_type(model))}",
+            )
     return None

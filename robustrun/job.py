@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,14 +113,8 @@ def _surroundings(job: Job) -> dict:
 
 
 def _claim(job: Job, directory: Path) -> None:
-    """Make the run directory, and refuse one that holds another job or cannot be written."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigError(f"cannot make {directory} ({reason}): choose another place with paths.outputs=DIR") from None
-    if not os.access(directory, os.W_OK):
-        raise ConfigError(f"cannot write in {directory}: choose another place with paths.outputs=DIR")
+    """Mark the run directory as this job's; refuse one that holds another."""
+    directory.mkdir(parents=True, exist_ok=True)
     _refuse_other(job, directory)
     write_atomically(directory / ".job", job.sha256.encode())
 

@@ -1,9 +1,11 @@
 """Running planned jobs through Hydra: a single one in this process, several through the configured launcher.
 
-The launcher is called directly, because a comparison's rows are whole override lists and no sweeper makes those;
-launchers and directories behave as Hydra's users know them.
+The launcher is called directly, because a comparison's rows are whole override lists and no sweeper makes
+those; launchers and directories behave as Hydra's users know them.
 """
 
+import errno
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from omegaconf import DictConfig
 
 from robustrun.check import Job, current, register_directories
 from robustrun.compose import Composer
-from robustrun.errors import Stopped
+from robustrun.errors import ConfigError, Stopped
 from robustrun.plan import waves
 
 
@@ -50,6 +52,8 @@ def launch(composer: Composer, jobs: Sequence[Job], multirun: bool) -> list[Outc
     """Run jobs and their needs; finished ones are left alone. No failure takes the others with it."""
     register_directories(composer)
     pending = waves(jobs)
+    for job in itertools.chain.from_iterable(pending):
+        _make(job.directory)
     errors: dict[Path, BaseException] = {}
     for wave in pending:
         ready = [job for job in wave if not _failed_need(job, errors)]
@@ -65,6 +69,19 @@ def launch(composer: Composer, jobs: Sequence[Job], multirun: bool) -> list[Outc
             if returned.status is not JobStatus.COMPLETED:
                 errors[job.directory] = returned._return_value
     return [Outcome(job, errors.get(job.directory)) for job in jobs]
+
+
+def _make(directory: Path) -> None:
+    """Make a run directory before anything starts: what cannot be written is a wrong request."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigError(
+            f"cannot make the run directory {directory} ({error.strerror or error}): "
+            "choose another place with paths.outputs= or $ROBUSTRUN_OUTPUTS"
+        ) from None
 
 
 def _failed_need(job: Job, errors: dict[Path, BaseException]) -> BaseException | None:

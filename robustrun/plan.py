@@ -45,7 +45,9 @@ def expand_sweeps(composer: Composer, typed: Sequence[str]) -> list[list[str]]:
             key = override.get_key_element()
             axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
-            raise ConfigError(f"'{override.input_line}' is an interval: choose a sweeper that samples, hydra/sweeper=NAME")
+            raise ConfigError(
+                f"'{override.input_line}' is an interval: choose a sweeper that samples, hydra/sweeper=NAME"
+            )
     return [list(point) for point in itertools.product(*axes)]
 
 
@@ -65,5 +67,8 @@ def waves(jobs: Iterable[Job]) -> list[list[Job]]:
     for job in jobs:
         if not job.finished or job.config.rerun:
             visit(job)
-    ordered = [[job for key, job in found.items() if depth[key] == level] for level in range(max(depth.values(), default=-1) + 1)]
+    ordered = [
+        [job for key, job in found.items() if depth[key] == level]
+        for level in range(max(depth.values(), default=-1) + 1)
+    ]
     return [wave for wave in ordered if wave]

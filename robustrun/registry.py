@@ -24,7 +24,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """"; did you mean 'x'?" for the nearest known name, or the empty string."""
+    """ "; did you mean 'x'?" for the nearest known name, or the empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else ""
 

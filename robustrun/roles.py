@@ -7,12 +7,13 @@ read (see `robustrun.fit`).
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from robustrun.data import Batch
 from robustrun.runtime import Run
 
 # --------------------------------------------------------------------------------------------- task
@@ -88,14 +89,6 @@ class MDPSpec(TaskSpec):
 
     states: int = 1
     actions: int = 1
-
-
-class Batch(NamedTuple):
-    """One minibatch on the device. `indices` are the examples' numbers in their split."""
-
-    inputs: Tensor
-    targets: Tensor
-    indices: Tensor
 
 
 class Loader(Protocol):

@@ -26,13 +26,16 @@ def schema(implementation: Callable[..., Any]) -> type[BaseModel]:
     return create_model(implementation.__name__, __config__=config, **fields)
 
 
-def validate(implementation: Callable[..., Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def validate(
+    implementation: Callable[..., Any], values: Mapping[str, Any], where: str, raw: Any = None
+) -> dict[str, Any]:
     """The values, converted and checked; defaults filled in.
 
     Args:
         implementation: whose keyword-only parameters the values are for.
         values: plain builtins (interpolations resolved).
         where: what to call this node in an error, e.g. "trainer".
+        raw: the node before interpolations were resolved, to say in an error where a value came from.
 
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of bounds: one sentence.
@@ -43,7 +46,7 @@ def validate(implementation: Callable[..., Any], values: Mapping[str, Any], wher
         # but true never becomes 1, nor "3" the number 3.
         checked = model.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, model, where)) from None
+        raise ConfigError(_sentence(error, model, where, raw)) from None
     return {name: getattr(checked, name) for name in model.model_fields}
 
 
@@ -52,7 +55,7 @@ def plain(implementation: Callable[..., Any], values: Mapping[str, Any]) -> dict
     return schema(implementation).model_construct(**values).model_dump(mode="json", warnings=False)
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
+def _sentence(error: ValidationError, model: type[BaseModel], where: str, raw: Any) -> str:
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
     key = ".".join([where, *location])
@@ -63,4 +66,7 @@ def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str
     if first["type"] == "missing":
         return f"{key} must be given"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{key}={json.dumps(first['input'])}: {message[0].lower()}{message[1:]}"
+    for part in location:
+        raw = raw.get(part) if isinstance(raw, Mapping) else None
+    source = f" (it reads {raw})" if isinstance(raw, str) and "${" in raw else ""
+    return f"{key}={json.dumps(first['input'])}: {message[0].lower()}{message[1:]}{source}"

@@ -74,4 +74,8 @@ def fraction(successes: np.ndarray | Sequence[bool], name: str, confidence: floa
     """`name`, `name_low` and `name_high`: a fraction with its exact (Clopper-Pearson) confidence interval."""
     successes = np.asarray(successes, dtype=bool)
     interval = stats.binomtest(int(successes.sum()), len(successes)).proportion_ci(confidence, method="exact")
-    return {name: float(successes.mean()), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
+    return {
+        name: float(successes.mean()),
+        f"{name}_low": float(interval.low),
+        f"{name}_high": float(interval.high),
+    }

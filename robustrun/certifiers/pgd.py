@@ -72,7 +72,9 @@ class PGD(Certifier):
                 **self.selection,
             )
             metrics |= {f"{prefix}{key}": value for key, value in self._metrics(columns).items()}
-            examples |= {key if key in ("index", "label") else f"{prefix}{key}": column for key, column in columns.items()}
+            examples |= {
+                key if key in ("index", "label") else f"{prefix}{key}": column for key, column in columns.items()
+            }
         counts = {"examples": len(examples["index"]), **self._passes}
         return Report(metrics, examples, counts=counts)
 

@@ -2,16 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from robustrun.report.results import Result
-
-
-def console() -> Console:
-    """A console that never cuts a table short when its output goes to a file."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=160)
 
 
 def single(result: Result, title: str) -> Table:

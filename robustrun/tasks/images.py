@@ -52,7 +52,7 @@ class _InMemory(ClassificationTask):
         order = np.arange(len(arrays.train))
         if held:
             # The hold-out split of robust_overfitting: numpy's legacy generator, seed 0, whatever the job's seed.
-            order = np.random.RandomState(0).permutation(len(arrays.train))  # noqa: NPY002
+            order = np.random.RandomState(0).permutation(len(arrays.train))
         parts = {"valid": order[:held], "train": order[held:], "test": np.arange(len(arrays.test))}
         self._indices = {name: part[: self._limits[name]] for name, part in parts.items()}
 

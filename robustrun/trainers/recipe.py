@@ -1,5 +1,6 @@
 """The parts of a training recipe that every gradient trainer shares: optimiser and learning-rate schedule."""
 
+import itertools
 import math
 from typing import Literal
 
@@ -95,7 +96,7 @@ class Schedule(BaseModel):
 
 
 def _interpolate(x: float, knots: tuple[tuple[float, float], ...]) -> float:
-    for (x0, y0), (x1, y1) in zip(knots, knots[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(knots):
         if x <= x1:
             return y0 + (y1 - y0) * max(0.0, x - x0) / (x1 - x0) if x1 > x0 else y1
     return knots[-1][1]

@@ -78,7 +78,9 @@ class Supervised(Trainer):
     def fit(self, task: ClassificationTask, model: nn.Module, run: Run) -> Fitted:
         for split in self.monitor.splits:
             if not task.size(split):
-                raise ConfigError(f"trainer.monitor.splits has {split}, but the task has no such split (task.validation=1000?)")
+                raise ConfigError(
+                    f"trainer.monitor.splits has {split}, but the task has no such split (task.validation=1000?)"
+                )
         loader = task.loader("train", self.batch_size, run, train=True)
         session = Session(task, model, self.optimizer.build(model), run)
         self.prepare(session)
@@ -99,7 +101,10 @@ class Supervised(Trainer):
             for name in best.improved(session.loop.history[-1]):
                 session.loop.save_state(name)
         model.eval()
-        extra = {"train_seconds": session.loop.train_seconds, "updates": session.loop.step * self.updates_per_batch}
+        extra = {
+            "train_seconds": session.loop.train_seconds,
+            "updates": session.loop.step * self.updates_per_batch,
+        }
         return Fitted(model, session.loop.states(), session.loop.history, extra)
 
     def prepare(self, session: Session) -> None:
@@ -196,7 +201,7 @@ class _Best:
 
     def __init__(self, history: list[dict[str, float]], splits: tuple[str, ...]):
         self.names = {split: "best" if i == 0 else f"best_{split}" for i, split in enumerate(splits)}
-        self.values = {split: -1.0 for split in splits}
+        self.values = dict.fromkeys(splits, -1.0)
         for row in history:
             self.improved(row)
 
