@@ -13,6 +13,7 @@ _HOME = {
     "Augmentation": "augment",
     "Batch": "device_loader",
     "DeviceLoader": "device_loader",
+    "ImageFolder": "image_folder",
     "ImageFolderLoader": "image_folder",
     "Split": "arrays",
     "augmentations": "augment",

@@ -8,7 +8,7 @@ the same on every device), and calling it applies a batch's share of them. Image
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, Protocol
 
 import torch
@@ -78,12 +78,8 @@ class Cutout:
 
     def draw(self, count: int, shape: Sequence[int], generator: Generator) -> tuple[Tensor, ...]:
         if self.size > min(shape[-2:]):
-            raise ConfigError(
-                f"cutout:{self.size} does not fit into images of {shape[-2]}x{shape[-1]} pixels"
-            )
-        return tuple(
-            torch.randint(extent - self.size + 1, (count,), generator=generator) for extent in shape[-2:]
-        )
+            raise ConfigError(f"cutout:{self.size} does not fit into images of {shape[-2]}x{shape[-1]} pixels")
+        return tuple(torch.randint(extent - self.size + 1, (count,), generator=generator) for extent in shape[-2:])
 
     def __call__(self, images: Tensor, row: Tensor, column: Tensor) -> Tensor:
         def inside(first: Tensor, extent: int) -> Tensor:
@@ -157,12 +153,13 @@ def _grey(images: Tensor) -> Tensor:
     return torch.einsum("bchw,c->bhw", images, luma)[:, None]
 
 
-_NAMES: dict[str, tuple[type, tuple[type, ...]]] = {
-    "pad_crop": (PadCrop, (int, str)),
-    "flip": (Flip, ()),
-    "cutout": (Cutout, (int,)),
-    "rotate": (Rotate, (float, str)),
-    "jitter": (Jitter, (float,)),
+# The first field takes a number, the second a word; None where there is no such field.
+_NAMES: dict[str, tuple[type, type | None]] = {
+    "pad_crop": (PadCrop, int),
+    "flip": (Flip, None),
+    "cutout": (Cutout, int),
+    "rotate": (Rotate, float),
+    "jitter": (Jitter, float),
 }
 
 
@@ -181,10 +178,15 @@ def _parse(text: str) -> Augmentation:
         near = difflib.get_close_matches(name, _NAMES, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise ConfigError(f"there is no augmentation '{name}': {hint}there are {', '.join(_NAMES)}")
-    kind, types = _NAMES[name]
+    kind, number = _NAMES[name]
+    names = [field.name for field in fields(kind)]
+    given: dict[str, object] = {}
     try:
-        if len(values) > len(types):
-            raise ValueError(f"{name} takes at most {len(types)} values")
-        return kind(*(convert(value) for convert, value in zip(types, values, strict=False)))
+        for value in values:
+            word = value.isalpha()
+            if len(names) <= word or names[word] in given:
+                raise ValueError(f"it has no place for '{value}'")
+            given[names[word]] = value if word else number(value)
+        return kind(**given)
     except ValueError as error:
         raise ConfigError(f"augmentation '{text}': {error}") from error

@@ -49,6 +49,11 @@ class Dataset:
     sources: tuple[str, ...] = ()
     sha256: str | None = None
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is held as arrays, and not read from its folder as it is needed."""
+        return bool(self.shape)
+
     def cache(self, root: Path) -> Path:
         return root / f"{self.name}.npz"
 
@@ -58,15 +63,11 @@ class Dataset:
         candidates = [self.cache(root)]
         if self.layout:
             candidates += [folder / self.layout for folder in search_folders(root)]
-        candidates += [
-            Path(what) for kind, _, what in (s.partition(":") for s in self.sources) if kind == "folder"
-        ]
+        candidates += [Path(what) for kind, _, what in (s.partition(":") for s in self.sources) if kind == "folder"]
         return next((path for path in candidates if path.exists()), None)
 
 
-_IDX_FILES = (
-    "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
-)
+_IDX_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
 
 _ENTRIES = (
     Dataset(
@@ -159,7 +160,7 @@ _ENTRIES = (
     Dataset(
         name="imagenet",
         description="photographs, read from disk as they are needed; any folder of the same form will do",
-        sizes={"train": 1_281_167, "val": 50_000},
+        sizes={"train": 1_281_167, "test": 50_000},
         shape=(),
         classes=1_000,
         licence="non-commercial research, by agreement",

@@ -17,6 +17,17 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
+def batch_slice(step: int, batch_size: int, size: int, rank: int, world_size: int) -> slice:
+    """A rank's part of the joined batch of a step, as positions in an epoch of `size` examples.
+
+    Contiguous, sizes differing by one at most, the larger ones first: as `torch.tensor_split` cuts.
+    """
+    first = step * batch_size
+    each, rest = divmod(min(batch_size, size - first), world_size)
+    first += rank * each + min(rank, rest)
+    return slice(first, first + each + (rank < rest))
+
+
 class DeviceLoader:
     """Batches of a split held on the device, gathered and augmented there; no host sync in the loop.
 
@@ -61,9 +72,7 @@ class DeviceLoader:
         self.batch_size = batch_size
         self._device = torch.device(device)
         self._images, self._labels = images.to(self._device), labels.to(self._device)
-        self._indices = (
-            torch.arange(len(images)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
-        )
+        self._indices = torch.arange(len(images)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
         self._seed_for, self._shuffle, self._augment = seed_for, shuffle, tuple(augment)
         self._dtype, self._channels_last, self._drop_last = dtype, channels_last, drop_last
         self._rank, self._world_size = rank, world_size
@@ -80,21 +89,12 @@ class DeviceLoader:
         order = self._order(epoch)
         draws = self._draw(epoch)
         for step in range(start, len(self)):
-            here = self._slice(step)
+            here = batch_slice(step, self.batch_size, self.size, self._rank, self._world_size)
             chosen = order[here]
             images = self._as_float(self._images[chosen])
             for augmentation, draw in zip(self._augment, draws, strict=True):
                 images = augmentation(images, *(values[here] for values in draw))
             yield Batch(self._as_output(images), self._labels[chosen], chosen)
-
-    def _slice(self, step: int) -> slice:
-        """This rank's part of the joined batch, as positions in the epoch."""
-        first = step * self.batch_size
-        count = min(self.batch_size, self.size - first)
-        return slice(
-            first + count * self._rank // self._world_size,
-            first + count * (self._rank + 1) // self._world_size,
-        )
 
     def _order(self, epoch: int) -> Tensor:
         if not self._shuffle:
@@ -108,10 +108,7 @@ class DeviceLoader:
             return []
         generator = self._generator("augment", epoch)
         return [
-            tuple(
-                self._to_device(values)
-                for values in augmentation.draw(self.size, self._images.shape[1:], generator)
-            )
+            tuple(self._to_device(values) for values in augmentation.draw(self.size, self._images.shape[1:], generator))
             for augmentation in self._augment
         ]
 

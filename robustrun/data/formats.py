@@ -49,9 +49,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise ValueError(f"{path.name} is cut short")
     shape = tuple(np.frombuffer(content, dtype=">u4", count=content[3], offset=4).tolist())
     if len(content) - start != np.prod(shape):
-        raise ValueError(
-            f"{path.name} has {len(content) - start} bytes of data where its header says {shape}"
-        )
+        raise ValueError(f"{path.name} has {len(content) - start} bytes of data where its header says {shape}")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy()
 
 

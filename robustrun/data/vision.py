@@ -22,9 +22,7 @@ def import_torchvision() -> ModuleType:
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None:
-        raise ModuleNotFoundError(
-            "torchvision is not installed (pip install torchvision)", name="torchvision"
-        )
+        raise ModuleNotFoundError("torchvision is not installed (pip install torchvision)", name="torchvision")
     if not _declared and not _operators_load(Path(spec.submodule_search_locations[0])):
         library = torch.library.Library("torchvision", "FRAGMENT")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
