@@ -184,6 +184,10 @@ def _registered_name(composer: Composer, axis: str, option: str) -> str | None:
 
 def _check_typed(config: DictConfig, composer: Composer) -> None:
     """Refuse a key that nothing reads, and a typed override of a shared node that nothing in this job reads."""
+    unknown = sorted(str(key) for key in config if key not in ROOT)
+    if unknown:
+        hint = nearest(unknown[0], ROOT)
+        raise ConfigError(f"'+{unknown[0]}' reaches no key{hint} (there are: {', '.join(ROOT)})")
     text = json.dumps([OmegaConf.to_container(config[node], resolve=False) for node in (*AXES, "needs", *SHARED)])
     for override in composer.parse(list(config.hydra.overrides.task)):
         node = override.key_or_group.partition(".")[0]

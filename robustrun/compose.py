@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from robustrun.errors import ConfigError
 from robustrun.numbers import parse_number
@@ -222,6 +222,8 @@ def builtins(node: Any, where: str) -> Any:
     """
     try:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key or where} must be given") from None
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or where
         raise ConfigError(f"{key}: {_first_line(error)}") from None

@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from robustrun.errors import ConfigError
 from robustrun.numbers import NonNegative, Number, Positive, Probability
 
 
@@ -24,8 +25,14 @@ class Optimizer(BaseModel):
     decay: Literal["all", "weights"] = "all"  # "weights" spares biases and normalisation
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser over a model's parameters, in the fused implementation where there is one."""
+        """The optimiser over a model's parameters, in the fused implementation where there is one.
+
+        Raises:
+            ConfigError: the model has nothing to train.
+        """
         groups = self._groups(model)
+        if not any(group["params"] for group in groups):
+            raise ConfigError(f"the model ({type(model).__name__}) has no parameters to train: use trainer=none")
         device = next(model.parameters()).device.type
         fused = device in ("cpu", "cuda")
         match self.name:
