@@ -114,7 +114,7 @@ def check(config: DictConfig, composer: Composer, ancestors: Sequence[str] = ())
     Raises:
         ConfigError: anything wrong with the request, in one sentence.
     """
-    overrides = tuple(str(o) for o in config.hydra.overrides.task)
+    overrides = tuple(_typed(config))
     exp = config.hydra.runtime.choices.get("exp") or "adhoc"
     seed = config.seed
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -182,6 +182,11 @@ def _registered_name(composer: Composer, axis: str, option: str) -> str | None:
     return OmegaConf.select(loaded, f"{axis}.name")
 
 
+def _typed(config: DictConfig) -> list[str]:
+    """The overrides as typed; an interpolation in one stays as it is."""
+    return OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+
+
 def _check_typed(config: DictConfig, composer: Composer) -> None:
     """Refuse a key that nothing reads, and a typed override of a shared node that nothing in this job reads."""
     unknown = sorted(str(key) for key in config if key not in ROOT)
@@ -189,7 +194,7 @@ def _check_typed(config: DictConfig, composer: Composer) -> None:
         hint = nearest(unknown[0], ROOT)
         raise ConfigError(f"'+{unknown[0]}' reaches no key{hint} (there are: {', '.join(ROOT)})")
     text = json.dumps([OmegaConf.to_container(config[node], resolve=False) for node in (*AXES, "needs", *SHARED)])
-    for override in composer.parse(list(config.hydra.overrides.task)):
+    for override in composer.parse(_typed(config)):
         node = override.key_or_group.partition(".")[0]
         if node in SHARED and f"${{{node}" not in text:
             chosen = ", ".join(f"{axis}={config.hydra.runtime.choices.get(axis)}" for axis in AXES)
@@ -202,7 +207,7 @@ def _check_typed(config: DictConfig, composer: Composer) -> None:
 def _needs(config: DictConfig, composer: Composer, ancestors: Sequence[str]) -> dict[str, Need]:
     carried = [
         override.input_line
-        for override in composer.parse(list(config.hydra.overrides.task))
+        for override in composer.parse(_typed(config))
         if override.key_or_group.partition(".")[0] in CARRIED and override.input_line
     ]
     declared = builtins(config.needs, "needs") or {}

@@ -20,9 +20,13 @@ def parse_number(value: Any) -> float:
             value = float(numerator) / float(denominator) if slash else float(numerator)
         except (ValueError, ZeroDivisionError):
             raise ValueError(f"{value!r} is neither a number nor a fraction such as 8/255") from None
+    try:
+        value = float(value)
+    except OverflowError:  # a whole number beyond 1e308
+        value = math.inf
     if not math.isfinite(value):
         raise ValueError(f"{value!r} is not a finite number")
-    return float(value)
+    return value
 
 
 Number = Annotated[float, BeforeValidator(parse_number)]

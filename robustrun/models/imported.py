@@ -25,7 +25,7 @@ def imported(spec: TaskSpec, *, target: str, arguments: dict[str, Any] = {}) -> 
     try:
         factory = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"model.target={target}: {error}; write package.module:Name of something importable") from None
+        raise ConfigError(f"model.target={target}: {error}; write package.module:Name") from None
     wants_spec = "spec" in inspect.signature(factory).parameters
     try:
         module = factory(**arguments, **({"spec": spec} if wants_spec else {}))

@@ -1,0 +1,86 @@
+"""Every config file composes and type-checks, and every axis of every experiment can be swapped."""
+
+import functools
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from robustrun.catalogue import GROUPS, describe, options
+from robustrun.check import check, rows_of
+from robustrun.compose import Composer
+from robustrun.errors import ConfigError
+from robustrun.fit import misfit
+from robustrun.paths import conf_dir
+from robustrun.registry import AXES, parameters
+
+EXPERIMENTS = list(options("exp"))
+OPTIONS = [(axis, option) for axis in AXES for option in options(axis)]
+
+
+@functools.cache
+def composer():
+    return Composer.create()
+
+
+@functools.cache
+def raw(axis, option):
+    """An option's own config, interpolations left alone."""
+    from hydra.types import RunMode
+
+    node = composer().loader.load_configuration(f"{axis}/{option}", [], run_mode=RunMode.RUN)[axis]
+    return OmegaConf.to_container(node, resolve=False)
+
+
+def implementation(axis, option):
+    return AXES[axis][raw(axis, option)["name"]]
+
+
+@pytest.mark.parametrize(("axis", "option"), OPTIONS, ids=[f"{a}={o}" for a, o in OPTIONS])
+def test_an_option_holds_exactly_the_keys_of_its_implementation(axis, option):
+    keys = set(raw(axis, option)) - {"name"}
+    assert keys == set(parameters(implementation(axis, option)))
+
+
+@pytest.mark.parametrize("file", sorted(conf_dir().rglob("*.yaml")), ids=lambda f: f.relative_to(conf_dir()).as_posix())
+def test_a_file_describes_itself(file: Path):
+    if file.name == "config.yaml" or file.parent.name not in {*GROUPS, "quick"}:
+        return
+    assert 10 < len(describe(file)) < 120, "the first comment line of a config file says what it is"
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+def test_an_experiment_composes_and_checks(exp, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTRUN_OUTPUTS", str(tmp_path))
+    jobs = [check(composer().compose(row), composer()) for row in rows_of(composer(), [f"+exp={exp}"])]
+    assert len({job.sha256 for job in jobs}) == len(jobs)
+    assert jobs[0].config.paper or exp.startswith("quick/"), "an experiment says which paper it belongs to"
+    assert not any(tmp_path.iterdir())
+
+
+def _required(axis, option):
+    """Keys that an option leaves to the user (???), filled for the test."""
+    fill = {"target": "torch.nn:Identity", "path": "somewhere"}
+    return [f"{axis}.{key}={fill.get(key, 'somewhere')}" for key, value in raw(axis, option).items() if value == "???"]
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+def test_each_axis_can_be_swapped_for_all_that_fits(exp, tmp_path, monkeypatch):
+    """A swap leaves no value of the old option behind: it would be an unknown key, or a silent recipe."""
+    monkeypatch.setenv("ROBUSTRUN_OUTPUTS", str(tmp_path))
+    row = rows_of(composer(), [f"+exp={exp}"])[0]
+    kinds = {axis: c.implementation for axis, c in check(composer().compose(row), composer()).axes.items()}
+    swapped = 0
+    for axis, option in OPTIONS:
+        if misfit(**kinds | {axis: implementation(axis, option)}) is not None:
+            continue
+        own = [text for text in row if not text.startswith((f"{axis}=", f"{axis}."))]
+        overrides = [*own, f"{axis}={option}", *_required(axis, option)]
+        try:
+            config = composer().compose(overrides)
+            check(config, composer())
+        except ConfigError as error:
+            raise AssertionError(f"{axis}={option}: {error}") from error
+        assert set(config[axis]) == set(raw(axis, option)), f"{axis}={option} under {exp} has keys of another option"
+        swapped += 1
+    assert swapped >= len(AXES)

@@ -1,0 +1,101 @@
+from typing import Any
+
+from torch import nn
+
+from robustrun.fit import misfit
+from robustrun.roles import (
+    Certifier,
+    ClassificationSpec,
+    ClassificationTask,
+    Fitted,
+    LinearClassifier,
+    MDPSpec,
+    MDPTask,
+    Model,
+    Report,
+    Task,
+    Trainer,
+)
+from robustrun.runtime import Run
+
+
+class Images(ClassificationTask):
+    pass
+
+
+class Maze(MDPTask):
+    pass
+
+
+class Network(nn.Module):
+    def __init__(self, spec: ClassificationSpec):
+        super().__init__()
+
+
+class Linear(LinearClassifier):
+    def __init__(self, spec: ClassificationSpec):
+        super().__init__()
+
+
+class Table(nn.Module):
+    def __init__(self, spec: MDPSpec):
+        super().__init__()
+
+
+def factory(spec: ClassificationSpec) -> nn.Module:
+    return nn.Linear(1, 1)
+
+
+class Sgd(Trainer):
+    def fit(self, task: ClassificationTask, model: nn.Module, run: Run) -> Fitted: ...
+
+
+class Nothing(Trainer):
+    def fit(self, task: Task, model: Model, run: Run) -> Fitted: ...
+
+
+class ClosedForm(Trainer):
+    def fit(self, task: ClassificationTask, model: LinearClassifier, run: Run) -> Fitted: ...
+
+
+class Attack(Certifier):
+    def certify(self, task: ClassificationTask, fitted: Fitted[nn.Module], run: Run) -> Report: ...
+
+
+class Flips(Certifier):
+    def certify(self, task: ClassificationTask, fitted: Fitted[LinearClassifier], run: Run) -> Report: ...
+
+
+class Either(Certifier):
+    def certify(self, task: ClassificationTask | MDPTask, fitted: Fitted, run: Run) -> Report: ...
+
+
+class Anything(Certifier):
+    def certify(self, task: Any, fitted: Fitted[Any], run: Run) -> Report: ...
+
+
+def blame(*quadruple):
+    wrong = misfit(*quadruple)
+    return wrong and wrong[:2]
+
+
+def test_what_fits():
+    assert misfit(Images, Network, Sgd, Attack) is None
+    assert misfit(Images, factory, Sgd, Attack) is None
+    assert misfit(Images, Linear, ClosedForm, Flips) is None
+    assert misfit(Images, Linear, Sgd, Attack) is None  # a linear classifier is a module
+    assert misfit(Maze, Table, Nothing, Either) is None
+    assert misfit(Images, Network, Nothing, Anything) is None
+
+
+def test_what_does_not():
+    assert blame(Maze, Network, Nothing, Either) == ("model", "task")
+    assert blame(Maze, Table, Sgd, Either) == ("trainer", "task")
+    assert blame(Images, Network, ClosedForm, Attack) == ("trainer", "model")
+    assert blame(Images, Network, Sgd, Flips) == ("certifier", "model")
+    assert blame(Maze, Table, Nothing, Attack) == ("certifier", "task")
+
+
+def test_the_reason_is_readable():
+    _, _, why = misfit(Maze, Table, Nothing, Attack)
+    assert why == "it works on a ClassificationTask, and the task is a MDPTask"
