@@ -77,10 +77,31 @@ class SegmentationSpec(TaskSpec):
 
 @dataclass(frozen=True)
 class DynamicsSpec(TaskSpec):
-    """A dynamical system with states (B, *input_shape); `dt` is the sampling interval in seconds."""
+    """A dynamical system with states (B, *input_shape); `dt` is the sampling interval in seconds.
+
+    The first `angles` coordinates of a state are angles in radians, whose errors count modulo a turn.
+    """
 
     dt: float = 0.01
     continuous: bool = True
+    angles: int = 0
+
+
+@dataclass(frozen=True)
+class PendulumSpec(DynamicsSpec):
+    """An n-link pendulum (see `robustrun.methods.dynamics.NLinkPendulum`), one number a link."""
+
+    masses: tuple[float, ...] = ()
+    lengths: tuple[float, ...] = ()
+    damping: tuple[float, ...] = ()
+    gravity: float = 9.81
+
+
+@dataclass(frozen=True)
+class VideoSpec(TaskSpec):
+    """Frames of `input_shape` (C, H, W) in [0, 1], `dt` seconds apart."""
+
+    dt: float = 1 / 30
 
 
 @dataclass(frozen=True)
@@ -164,9 +185,41 @@ class SegmentationTask(ExampleTask):
 
 
 class DynamicsTask(Task):
-    """A dynamical system to be learned from its trajectories."""
+    """A dynamical system on states, to be learned from examples of its motion."""
 
     spec: DynamicsSpec
+
+    def size(self, split: Split) -> int:
+        """How many examples a split has (0: no such split)."""
+        raise NotImplementedError
+
+    def loader(self, split: Split, batch_size: int, run: Run, *, train: bool = False, horizon: int = 0) -> Loader:
+        """Batches of a split, shuffled if `train`: states (B, n) as inputs.
+
+        Targets are the states' time derivatives (B, n); with `horizon` k > 0, the next k states (B, k, n).
+        """
+        raise NotImplementedError
+
+    def trajectories(self, count: int, steps: int, run: Run) -> tuple[Tensor, Tensor | None]:
+        """Starts (B, n), at most `count`, and the true states (1 + T, B, n) from there on, T <= `steps`; float64.
+
+        No truth (None) where nothing is known but the starts.
+        """
+        raise NotImplementedError
+
+
+class VideoTask(Task):
+    """A clip of moving pictures to be continued."""
+
+    spec: VideoSpec
+
+    def frames(self, split: Split) -> Tensor:
+        """The frames in order, (T, C, H, W) uint8 on the CPU."""
+        raise NotImplementedError
+
+    def loader(self, split: Split, batch_size: int, run: Run, *, train: bool = False) -> Loader:
+        """Batches of successive frames in [0, 1]: the earlier as inputs, the later as targets, (B, C, H, W)."""
+        raise NotImplementedError
 
 
 class MDPTask(Task):

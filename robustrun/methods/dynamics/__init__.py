@@ -9,13 +9,19 @@ from robustrun.methods.dynamics.latent import (
     standard_normal_divergence,
 )
 from robustrun.methods.dynamics.pendulum import NLinkPendulum
+from robustrun.methods.dynamics.systems import FreeField, LatentVideo, RestMap, StateMap, VectorField
 from robustrun.methods.dynamics.textures import TEXTURES, fire, pendulum_video, waves
 
 __all__ = [
     "TEXTURES",
     "Field",
+    "FreeField",
     "LatentLoss",
+    "LatentVideo",
     "NLinkPendulum",
+    "RestMap",
+    "StateMap",
+    "VectorField",
     "euler_step",
     "fire",
     "integrator",

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustrun.methods.dynamics.systems import StateMap, VectorField
 from robustrun.methods.lyapunov.functions import Lyapunov
 from robustrun.methods.lyapunov.projection import project, project_unit_gradient
 
@@ -29,7 +30,7 @@ class Decrease(NamedTuple):
         return self.violation / torch.where(self.scale > 0, self.scale, 1.0)
 
 
-class StableDynamics(nn.Module):
+class StableDynamics(VectorField):
     """x' = f(x), the projection of a nominal field on {v : <grad V, v> <= -alpha V}.
 
     With a convex (or convexly warped) V, V(x(t)) <= exp(-alpha t) V(x(0)) for every solution and any weights.
@@ -59,7 +60,7 @@ class StableDynamics(nn.Module):
 
     def free(self, x: Tensor) -> Tensor:
         """The nominal field f^, centred if asked for, (B, n)."""
-        return self.nominal(x) - self.nominal(torch.zeros_like(x[:1])) if self.centre else self.nominal(x)
+        return self.nominal(x) - self.nominal(x.new_zeros(1, x.shape[1])) if self.centre else self.nominal(x)
 
     def _parts(self, x: Tensor, prepared: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         value, gradient = self.lyapunov.value_and_gradient(x, prepared)
@@ -93,7 +94,7 @@ def free_decrease(field: Callable[[Tensor], Tensor], lyapunov: Lyapunov, x: Tens
     return Decrease((gradient * f).sum(1) + alpha * value, scale, value)
 
 
-class StableMap(nn.Module):
+class StableMap(StateMap):
     """x_{k+1} = a point on the way from the origin to f^(x_k) at which V is at most beta V(x_k).
 
     `scaled` multiplies by min(1, beta V(x) / V(f^(x))), which over-contracts when V grows faster than linearly;
