@@ -94,7 +94,14 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        return (self.directory / "result.json").is_file()
+        """Whether the directory holds the result of this job (of another one, if it was given by hand: not)."""
+        return (self.directory / "result.json").is_file() and self.holder(self.directory) in (None, self.sha256)
+
+    @staticmethod
+    def holder(directory: Path) -> str | None:
+        """The identity of the job whose directory this is; None if it is nobody's."""
+        mark = directory / ".job"
+        return mark.read_text() if mark.is_file() else None
 
     @property
     def title(self) -> str:

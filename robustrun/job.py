@@ -120,9 +120,9 @@ def _claim(job: Job, directory: Path) -> None:
 
 
 def _refuse_other(job: Job, directory: Path) -> None:
-    mark = directory / ".job"
-    if mark.is_file() and mark.read_text() != job.sha256:
-        raise ConfigError(f"{directory} holds another job ({mark.read_text()[:12]}): choose another hydra.run.dir")
+    holder = job.holder(directory)
+    if holder not in (None, job.sha256):
+        raise ConfigError(f"{directory} holds another job ({holder[:12]}): choose another hydra.run.dir")
 
 
 def _forget(directory: Path) -> None:
