@@ -35,9 +35,7 @@ def normalization(spec: ClassificationSpec | RegressionSpec | SegmentationSpec) 
     if not spec.mean and not spec.std:
         return nn.Identity()
     channels = spec.input_shape[0]
-    if not len(spec.mean) == len(spec.std) == channels or not all(
-        s > 0 and math.isfinite(s) for s in spec.std
-    ):
+    if not len(spec.mean) == len(spec.std) == channels or not all(s > 0 and math.isfinite(s) for s in spec.std):
         raise ValueError(f"the normalisation {spec.mean}, {spec.std} does not fit {channels} channels")
     return Normalize(spec.mean, spec.std, len(spec.input_shape))
 
@@ -49,7 +47,5 @@ def image_shape(spec: ClassificationSpec) -> tuple[int, int, int]:
         ValueError: the inputs are not images.
     """
     if len(spec.input_shape) != 3:
-        raise ValueError(
-            f"this model takes images (channels, height, width), not inputs of {spec.input_shape}"
-        )
+        raise ValueError(f"this model takes images (channels, height, width), not inputs of {spec.input_shape}")
     return spec.input_shape

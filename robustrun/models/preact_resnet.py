@@ -46,9 +46,7 @@ class PreActResNet18(nn.Module):
             shapes, so weights load either way, but mean a different function.
     """
 
-    def __init__(
-        self, spec: ClassificationSpec, *, width: PositiveInt = 64, shortcut_on: ShortcutOn = "input"
-    ):
+    def __init__(self, spec: ClassificationSpec, *, width: PositiveInt = 64, shortcut_on: ShortcutOn = "input"):
         super().__init__()
         self.normalize = normalization(spec)
         self.conv1 = nn.Conv2d(image_shape(spec)[0], width, 3, padding=1, bias=False)

@@ -60,6 +60,4 @@ def load_weights(module: nn.Module, file: str) -> None:
         module.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
     except Exception as error:  # torch raises many kinds for a broken file
         reason = str(error).strip().splitlines()
-        raise DataError(
-            f"{path} does not hold weights of this network: {reason[0] if reason else error!r}"
-        ) from error
+        raise DataError(f"{path} does not hold weights of this network: {reason[0] if reason else error!r}") from error

@@ -57,9 +57,7 @@ class WideResNet(nn.Module):
     def __init__(self, spec: ClassificationSpec, *, depth: PositiveInt = 34, widen_factor: PositiveInt = 10):
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise ConfigError(
-                f"model.depth={depth}: the depth of a wide ResNet is 6 n + 4 (10, 16, 22, 28, 34, ...)"
-            )
+            raise ConfigError(f"model.depth={depth}: the depth of a wide ResNet is 6 n + 4 (10, 16, 22, 28, 34, ...)")
         blocks, k = (depth - 4) // 6, widen_factor
         self.normalize = normalization(spec)
         self.conv1 = nn.Conv2d(image_shape(spec)[0], 16, 3, padding=1, bias=False)

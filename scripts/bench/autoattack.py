@@ -9,6 +9,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from robustrun.data import obtain
 from robustrun.methods.attacks import autoattack, perturb
@@ -16,7 +17,7 @@ from robustrun.models.mnist_cnn import MnistCNN
 from robustrun.roles import ClassificationSpec
 
 
-def train(images: torch.Tensor, labels: torch.Tensor, epochs: int, epsilon: float) -> MnistCNN:
+def train(images: Tensor, labels: Tensor, epochs: int, epsilon: float) -> MnistCNN:
     torch.manual_seed(0)
     model = MnistCNN(ClassificationSpec(input_shape=(1, 28, 28), classes=10)).to(images.device)
     steps = epochs * (len(images) // 100)
@@ -36,13 +37,20 @@ def train(images: torch.Tensor, labels: torch.Tensor, epochs: int, epsilon: floa
     return model.eval()
 
 
-def reference(model: MnistCNN, x: torch.Tensor, y: torch.Tensor, norm: str, epsilon: float) -> float:
+def reference(model: MnistCNN, x: Tensor, y: Tensor, norm: str, epsilon: float, steps: int, queries: int) -> float:
+    """The same ensemble of torchattacks (whose own "standard" ensemble takes 10 steps, not the paper's 100)."""
     import torchattacks
 
-    attack = torchattacks.AutoAttack(
-        model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=epsilon, version="standard", n_classes=10, seed=0
+    threat = {"norm": {"linf": "Linf", "l2": "L2"}[norm], "eps": epsilon, "seed": 0}
+    ensemble = torchattacks.MultiAttack(
+        [
+            torchattacks.APGD(model, steps=steps, loss="ce", **threat),
+            torchattacks.APGDT(model, steps=steps, n_classes=10, **threat),
+            torchattacks.FAB(model, steps=steps, multi_targeted=True, n_classes=10, **threat),
+            torchattacks.Square(model, n_queries=queries, **threat),
+        ]
     )
-    points = attack(x, y)
+    points = ensemble(x, y)
     delta = points - x
     size = delta.abs().amax() if norm == "linf" else delta.flatten(1).norm(dim=1).max()
     assert size <= epsilon * 1.001, f"the reference left the ball: {size}"
@@ -55,6 +63,8 @@ def main() -> None:
     parser.add_argument("--norm", choices=["linf", "l2"], default="linf")
     parser.add_argument("--epsilon", type=float, help="0.3 in linf, 2 in l2")
     parser.add_argument("--examples", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100, help="of APGD and FAB")
+    parser.add_argument("--queries", type=int, default=5000, help="of Square")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--train", type=int, default=20_000, help="training images")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -67,9 +77,10 @@ def main() -> None:
     x, y = data.test.images[: arguments.examples].float() / 255, data.test.labels[: arguments.examples]
     model = train(images, labels, arguments.epochs, 0.3)
 
+    budget = {"steps": arguments.steps, "queries": arguments.queries}
     begin = time.perf_counter()
     generator = torch.Generator(arguments.device).manual_seed(0)
-    ours = autoattack(model, x, y, norm=arguments.norm, epsilon=epsilon, generator=generator)
+    ours = autoattack(model, x, y, norm=arguments.norm, epsilon=epsilon, generator=generator, **budget)
     ours_seconds = time.perf_counter() - begin
     print(f"{arguments.examples} images, {arguments.norm} {epsilon:g}, {arguments.device}")
     print("after each attack: " + ", ".join(f"{k} {v:.3f}" for k, v in ours.robust_accuracy.items()))
@@ -77,7 +88,7 @@ def main() -> None:
     print(f"robustrun     robust accuracy {accuracy:.4f}  {ours_seconds:8.1f} s")
     if not arguments.skip_reference:
         begin = time.perf_counter()
-        accuracy = reference(model, x, y, arguments.norm, epsilon)
+        accuracy = reference(model, x, y, arguments.norm, epsilon, **budget)
         seconds = time.perf_counter() - begin
         times = seconds / ours_seconds
         print(f"torchattacks  robust accuracy {accuracy:.4f}  {seconds:8.1f} s  ({times:.1f} times ours)")

@@ -76,9 +76,7 @@ def autoattack(
         ValueError: an attack's name is unknown.
     """
     if unknown := set(attacks) - {"apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"}:
-        raise ValueError(
-            f"unknown attacks {sorted(unknown)}: apgd-ce, apgd-dlr, apgd-t, fab-t and square are"
-        )
+        raise ValueError(f"unknown attacks {sorted(unknown)}: apgd-ce, apgd-dlr, apgd-t, fab-t and square are")
     oracle = Oracle(model)
     with evaluation_mode(model):
         logits = torch.cat([oracle.logits(part) for part in inputs.split(batch_size)])
@@ -96,17 +94,13 @@ def autoattack(
     accuracy = {"clean": _share(broken_by == ROBUST)}
     for number, name in enumerate(attacks):
         for part in (broken_by == ROBUST).nonzero()[:, 0].split(batch_size):
-            found = run[name](
-                model, inputs[part], labels[part], norm=norm, epsilon=pick(epsilon, part), box=box
-            )
+            found = run[name](model, inputs[part], labels[part], norm=norm, epsilon=pick(epsilon, part), box=box)
             broken = part[found.success]
             delta[broken], broken_by[broken] = found.delta[found.success], number
             oracle.forwards += found.forwards
             oracle.backwards += found.backwards
         accuracy[name] = _share(broken_by == ROBUST)
-    return AutoAttackResult(
-        delta, broken_by != ROBUST, broken_by, accuracy, oracle.forwards, oracle.backwards
-    )
+    return AutoAttackResult(delta, broken_by != ROBUST, broken_by, accuracy, oracle.forwards, oracle.backwards)
 
 
 def _share(standing: Tensor) -> float:

@@ -134,9 +134,7 @@ class Ball:
         raise ValueError(f"unknown start '{start}': zero, uniform, corners, wide, gaussian or cube")
 
 
-def random_like(
-    tensor: Tensor, kind: Literal["uniform", "normal"], generator: torch.Generator | None = None
-) -> Tensor:
+def random_like(tensor: Tensor, kind: Literal["uniform", "normal"], generator: torch.Generator | None = None) -> Tensor:
     """Uniform [0, 1) or standard normal numbers of a tensor's shape, memory format and device.
 
     `generator` may also be an object with methods `uniform(shape)` and `normal(shape)`, such as

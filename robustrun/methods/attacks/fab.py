@@ -34,7 +34,8 @@ def fab_targeted(
         inputs: (B, ...), inside the box.
         labels: (B,).
         norm, epsilon, box: the threat, see `Ball`.
-        steps: for each target class, one forward and backward pass each.
+        steps: for each target class, two forward passes and a backward pass each.
+        targets: how many classes.
 
     Returns:
         Perturbations of norm at most epsilon where it was successful, else 0; `loss` is the smallest norm of
@@ -73,27 +74,22 @@ def _descend(oracle: Oracle, ball: Ball, labels: Tensor, target: Tensor, steps: 
     final, nearest = torch.zeros_like(ball.inputs), ball.inputs.new_full(labels.shape, torch.inf)
     rows, goals = torch.arange(len(labels), device=labels.device), torch.stack([labels, target], 1)
     delta = torch.zeros_like(ball.inputs)
-    for _ in range(steps):
-        logits, gradient = oracle.gradient(ball.inputs + delta, goals, _gap)
-        broken, gap = logits.argmax(1) != goals[:, 0], _gap(logits, goals).to(nearest)
+    for step in range(steps + 1):
+        broken = oracle.logits(ball.inputs + delta).argmax(1) != goals[:, 0]
         length = norms(delta, ball.norm).to(nearest)
         better = broken & (length < nearest[rows])
         nearest[rows] = torch.where(better, length, nearest[rows])
         final[rows] = torch.where(over_examples(better, delta), delta, final[rows])
         stays = (nearest[rows] > _radius(ball, length)).nonzero()[:, 0]
-        if not len(stays):
+        if step == steps or not len(stays):
             break
         if len(stays) < len(rows):
             rows, goals, ball = rows[stays], goals[stays], ball.select(stays)
-            delta, gradient, gap, broken = delta[stays], gradient[stays], gap[stays], broken[stays]
+            delta, broken = delta[stays], broken[stays]
         # A misclassified point is pulled towards the original, and the boundary linearised there instead.
-        back = broken.nonzero()[:, 0]
-        if len(back):
-            pulled = _BACKWARD * delta[back]
-            logits, pulled_gradient = oracle.gradient(ball.inputs[back] + pulled, goals[back], _gap)
-            delta, gradient = delta.index_copy(0, back, pulled), gradient.index_copy(0, back, pulled_gradient)
-            gap = gap.index_copy(0, back, _gap(logits, goals[back]).to(gap))
-        delta = _towards_boundary(ball, delta, gradient, gap)
+        delta = torch.where(over_examples(broken, delta), _BACKWARD * delta, delta)
+        logits, gradient = oracle.gradient(ball.inputs + delta, goals, _gap)
+        delta = _towards_boundary(ball, delta, gradient, _gap(logits, goals).to(delta))
     return final, nearest
 
 

@@ -121,9 +121,7 @@ class _Climb:
     freeze: bool
     compact: bool
 
-    def __call__(
-        self, ball: Ball, targets: Tensor, delta: Tensor, alpha: Radius
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, ball: Ball, targets: Tensor, delta: Tensor, alpha: Radius) -> tuple[Tensor, Tensor, Tensor]:
         final, success = delta.clone(), torch.zeros_like(targets, dtype=torch.bool)
         value = delta.new_empty(len(delta))
         rows = torch.arange(len(delta), device=delta.device)  # of the examples that are still in the batch

@@ -43,9 +43,7 @@ def square(
         ValueError: the inputs are not images.
     """
     if inputs.ndim != 4:
-        raise ValueError(
-            f"the square attack perturbs images (B, C, H, W), not inputs of {tuple(inputs.shape)}"
-        )
+        raise ValueError(f"the square attack perturbs images (B, C, H, W), not inputs of {tuple(inputs.shape)}")
     ball, oracle = Ball(inputs, norm, epsilon, box), Oracle(model)
     propose = _linf_patch if norm == "linf" else _l2_patches
     draw = _Draw(inputs, generator)

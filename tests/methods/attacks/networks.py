@@ -18,9 +18,7 @@ class Linear2(nn.Module):
 
 def mlp(seed: int = 0, inputs: int = 16, hidden: int = 32, classes: int = 5) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes)
-    ).eval()
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes)).eval()
 
 
 def convnet(seed: int = 0, norm: bool = True) -> nn.Module:

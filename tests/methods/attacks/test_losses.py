@@ -14,9 +14,7 @@ def test_values_by_hand():
     targets = torch.tensor([2, 3])
     expected = torch.tensor([-1.0 / (4 - 0.5), -3.0 / (5.5 - 1.5)])
     torch.testing.assert_close(dlr_targeted(LOGITS, LABELS, targets), expected)
-    torch.testing.assert_close(
-        cross_entropy(LOGITS, LABELS), F.cross_entropy(LOGITS, LABELS, reduction="none")
-    )
+    torch.testing.assert_close(cross_entropy(LOGITS, LABELS), F.cross_entropy(LOGITS, LABELS, reduction="none"))
 
 
 @pytest.mark.parametrize("loss", [margin, dlr])
@@ -31,9 +29,7 @@ def test_dlr_is_invariant_to_shift_and_scale():
     logits, labels = torch.randn(50, 6, dtype=torch.float64), torch.randint(6, (50,))
     torch.testing.assert_close(dlr(100 * logits + 7, labels), dlr(logits, labels))
     other = (labels + 1) % 6
-    torch.testing.assert_close(
-        dlr_targeted(100 * logits + 7, labels, other), dlr_targeted(logits, labels, other)
-    )
+    torch.testing.assert_close(dlr_targeted(100 * logits + 7, labels, other), dlr_targeted(logits, labels, other))
 
 
 def test_two_classes_and_too_few():
