@@ -79,8 +79,8 @@ class Cache:
         if not self.path.exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                raw = {name: file[name] for name in file.files}
+            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+                raw = {name: stored[name] for name in stored.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{self.path} is damaged ({error})") from error
         stamp = self._read_stamp()

@@ -93,6 +93,8 @@ class DeviceLoader:
             chosen = order[here]
             images = self._as_float(self._images[chosen])
             for augmentation, draw in zip(self._augment, draws, strict=True):
+                if not len(images):  # a rank's share of a short last batch
+                    break
                 images = augmentation(images, *(values[here] for values in draw))
             yield Batch(self._as_output(images), self._labels[chosen], chosen)
 

@@ -94,7 +94,7 @@ def read_npz(path: Path) -> RawArrays:
         ValueError: other names, types or shapes.
     """
     raw: dict[str, np.ndarray] = {}
-    with np.load(path, allow_pickle=False) as file:
+    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
         for split, pairs in _NPZ_NAMES.items():
             for images, labels in pairs:
                 if images in file.files and labels in file.files:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,7 +192,7 @@ def _read_users(path: Path) -> RawArrays:
         return formats.read_folder(path) if path.is_dir() else formats.read_npz(path)
     except FileNotFoundError:
         raise DataError(f"there is no file or folder {path}") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be used: {error}") from error
 
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import http.client
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -106,22 +108,25 @@ def _open(url: str) -> Any:
     Raises:
         OSError: the host does not answer in time, or refuses.
     """
-    outcome: list[Any] = []
+    outcome: Future[Any] = Future()
 
     def connect() -> None:
         try:
             request = urllib.request.Request(url, headers={"User-Agent": "robustrun"})
-            outcome.append(urllib.request.urlopen(request, timeout=_SILENCE))
-        except (OSError, ValueError) as error:
-            outcome.append(error)
+            response = urllib.request.urlopen(request, timeout=_SILENCE)
+        except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
+            outcome.set_exception(OSError(f"the answer is {error.code} {error.reason}"))
+        except Exception as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(response)
 
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(_ANSWER)
-    if not outcome:
-        raise TimeoutError(f"no answer within {_ANSWER:.0f} seconds")
-    if isinstance(outcome[0], ValueError):
-        raise OSError(str(outcome[0]))
-    if isinstance(outcome[0], OSError):
-        raise outcome[0]
-    return outcome[0]
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        return outcome.result(_ANSWER)
+    except TimeoutError:
+        outcome.add_done_callback(lambda late: late.exception() or late.result().close())
+        raise TimeoutError(f"no answer within {_ANSWER:g} seconds") from None
+    except (ValueError, http.client.HTTPException) as error:
+        raise OSError(f"no sensible answer ({error})") from error
