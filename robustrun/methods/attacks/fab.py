@@ -11,6 +11,7 @@ from robustrun.methods.attacks.pgd import AttackResult
 _ALPHA_MAX = 0.1  # largest weight of the original point
 _OVERSHOOT = 1.05  # past the linearised boundary
 _BACKWARD = 0.9  # from a misclassified point back towards the original
+_NEWTON_STEPS = 40
 
 
 def fab_targeted(
@@ -113,32 +114,34 @@ def _towards_boundary(ball: Ball, delta: Tensor, gradient: Tensor, gap: Tensor) 
 
 
 def to_plane(normal: Tensor, value: Tensor, norm: Norm, low: Tensor | None, high: Tensor | None) -> Tensor:
-    """The shortest d with <normal, d> = value and low <= d <= high, row by row, in closed form.
+    """The shortest d with <normal, d> = value and low <= d <= high, row by row.
 
-    On the way to the plane coordinate i moves by min(t q_i, room_i) with q = 1 (l_inf) or |normal| (l_2): the
-    inner product is piecewise linear in t, and a sort of its knots finds the right piece (arXiv 1907.02044).
-    Where the plane does not meet the box, d is the corner nearest to it.
+    Coordinate i moves towards the plane by min(t q_i, room_i) with q = 1 (l_inf) or |normal| (l_2) (arXiv
+    1907.02044). The inner product is concave and piecewise linear in t, so Newton's method from the left ends at
+    the root after finitely many steps, a handful in practice, and never oversteps it. Where the plane does not
+    meet the box, d is the corner nearest to it.
 
     Args:
         normal: (B, d).
         value: (B,).
         low, high: (B, d), low <= 0 <= high; None without a box.
     """
+    tiny = torch.finfo(normal.dtype).tiny
     size = normal.abs()
     direction = normal.sign() * value.sign()[:, None]
     speed = torch.ones_like(size) if norm == "linf" else size
     weight, value = size * speed, value.abs()[:, None]
+    t = value / weight.sum(1, keepdim=True).clamp_min(tiny)
     if low is None:
-        t = value / weight.sum(1, keepdim=True).clamp_min(torch.finfo(size.dtype).tiny)
         return direction * t * speed
     room = torch.where(direction > 0, high, -low).clamp_min(0)
-    knots, order = torch.where(size > 0, room / speed.clamp_min(torch.finfo(size.dtype).tiny), 0).sort(1)
-    weight = weight.gather(1, order)
-    # Before the k-th knot: what is gained by coordinates that have stopped, and the slope of those that move.
-    stopped = (weight * knots).cumsum(1) - weight * knots
-    slope = weight.flip(1).cumsum(1).flip(1)
-    piece = (stopped + slope * knots < value).sum(1, keepdim=True)
-    inside = piece.clamp_max(knots.shape[1] - 1)
-    t = (value - stopped.gather(1, inside)) / slope.gather(1, inside).clamp_min(torch.finfo(size.dtype).tiny)
-    t = torch.where(piece == inside, t, knots[:, -1:]).clamp_min(0)
+    knots, spent = room / speed.clamp_min(tiny), size * room
+    for _ in range(_NEWTON_STEPS):
+        moving = (knots > t) & (size > 0)
+        slope = (weight * moving).sum(1, keepdim=True)
+        root = (value - (spent * ~moving).sum(1, keepdim=True)) / slope.clamp_min(tiny)
+        root = torch.where(slope > 0, root, t)  # all have stopped: out of reach
+        if (root <= t).all():
+            break
+        t = torch.maximum(t, root)
     return direction * torch.minimum(t * speed, room)
