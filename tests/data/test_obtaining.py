@@ -145,7 +145,7 @@ def test_a_full_disk(add_toy, tarball, npm_gives, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(np, "savez", savez)
-    with pytest.raises(DataError, match="cannot write toy into .*: No space left on device"):
+    with pytest.raises(DataError, match=r"cannot write toy into .*: No space left on device"):
         obtain("toy", tmp_path / "data")
     assert leftovers(tmp_path / "data") == []
 
