@@ -161,12 +161,15 @@ def execute(composer, overrides: Sequence[str], multirun: bool) -> int:
     chosen = {override.key_or_group: override.value() for override in parsed}
     if chosen.get("hydra/sweeper", "basic") != "basic":
         return _sweeper(composer, overrides)
+    # A launcher only ever means "launch it there", so asking for one is asking for a multirun.
+    multirun = multirun or "hydra/launcher" in chosen
+    points = composer.expand(overrides) if multirun else [list(overrides)]
+    composer.compose(points[0])  # an unknown name or key is said before torch is imported
+
     from robustrun.launch import launch
     from robustrun.plan import plan
 
-    # A launcher only ever means "launch it there", so asking for one is asking for a multirun.
-    multirun = multirun or "hydra/launcher" in chosen
-    jobs = plan(composer, overrides, multirun)
+    jobs = plan(composer, points)
     finished = {job.directory for job in jobs if job.finished and not job.config.rerun}
     outcomes = launch(composer, jobs, multirun)
     return _show(outcomes, finished)

@@ -4,6 +4,7 @@ Hydra's own entry point makes directories before anything can be checked and exi
 are called directly instead, so that composing has no side effects.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -106,6 +107,24 @@ class Composer:
             except (OverrideParseException, HydraException) as error:
                 raise ConfigError(_grammar_hint(text, error)) from None
         return parsed
+
+    def expand(self, typed: Sequence[str]) -> list[list[str]]:
+        """The cross-product of all sweeps among the overrides (`seed=0,1,2`, `range`, `choice`, `glob`).
+
+        Raises:
+            ConfigError: a sweep that only an optimising sweeper understands.
+        """
+        axes: list[list[str]] = []
+        for override in self.parse(typed):
+            if not override.is_sweep_override():
+                axes.append([override.input_line or ""])
+            elif override.is_discrete_sweep():
+                key = override.get_key_element()
+                axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            else:
+                hint = "choose a sweeper that samples, hydra/sweeper=NAME"
+                raise ConfigError(f"'{override.input_line}' is an interval: {hint}")
+        return [list(point) for point in itertools.product(*axes)]
 
     def options(self, group: str) -> list[str]:
         """The names that a group offers, sub-directories included ("quick/fast_at")."""

@@ -1,6 +1,5 @@
-"""From what was typed to the jobs that must run: sweeps times rows, with needs first."""
+"""From lists of overrides to the jobs that must run: a comparison's rows each, needs first."""
 
-import itertools
 from collections.abc import Iterable, Sequence
 
 from robustrun.check import Job, check, rows_of
@@ -8,13 +7,12 @@ from robustrun.compose import Composer
 from robustrun.errors import ConfigError
 
 
-def plan(composer: Composer, typed: Sequence[str], multirun: bool = False) -> list[Job]:
-    """Every job that the overrides ask for, checked; sweeps are expanded if `multirun`.
+def plan(composer: Composer, points: Iterable[Sequence[str]]) -> list[Job]:
+    """Every job that the lists of overrides ask for (the points of a sweep, or one), checked.
 
     Raises:
         ConfigError: a bad request; two rows of a comparison that compose to the same job.
     """
-    points = expand_sweeps(composer, typed) if multirun else [list(typed)]
     jobs: dict[str, Job] = {}
     for point in points:
         rows: dict[str, Job] = {}
@@ -29,26 +27,6 @@ def plan(composer: Composer, typed: Sequence[str], multirun: bool = False) -> li
             rows[job.sha256] = job
         jobs |= {job.directory.as_posix(): job for job in rows.values()}
     return list(jobs.values())
-
-
-def expand_sweeps(composer: Composer, typed: Sequence[str]) -> list[list[str]]:
-    """The cross-product of all sweeps among the overrides (`seed=0,1,2`, `range`, `choice`, `glob`).
-
-    Raises:
-        ConfigError: a sweep that only an optimising sweeper understands.
-    """
-    axes: list[list[str]] = []
-    for override in composer.parse(typed):
-        if not override.is_sweep_override():
-            axes.append([override.input_line or ""])
-        elif override.is_discrete_sweep():
-            key = override.get_key_element()
-            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            raise ConfigError(
-                f"'{override.input_line}' is an interval: choose a sweeper that samples, hydra/sweeper=NAME"
-            )
-    return [list(point) for point in itertools.product(*axes)]
 
 
 def waves(jobs: Iterable[Job]) -> list[list[Job]]:

@@ -6,7 +6,7 @@ import pytest
 from robustrun.check import check, only_job, rows_of
 from robustrun.compose import Composer
 from robustrun.errors import ConfigError
-from robustrun.plan import expand_sweeps, plan, waves
+from robustrun.plan import plan, waves
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +85,19 @@ def test_rows_that_compose_to_the_same_job_are_refused(composer):
     with pytest.raises(
         ConfigError, match="rows 'zero start' and 'random start' of quick/fast_at compose to the same job"
     ):
-        plan(composer, ["+exp=quick/fast_at", "trainer.start=zero"])
+        plan(composer, [["+exp=quick/fast_at", "trainer.start=zero"]])
 
 
 def test_a_sweep_is_a_product_and_reaches_keys_that_only_an_experiment_defines(composer):
-    points = expand_sweeps(composer, ["+exp=fast_at_cifar,pgd_at_cifar", "trainer.epochs=1", "seed=0,1"])
+    points = composer.expand(["+exp=fast_at_cifar,pgd_at_cifar", "trainer.epochs=1", "seed=0,1"])
     assert len(points) == 4
-    jobs = plan(composer, ["+exp=fast_at_cifar,pgd_at_cifar", "trainer.epochs=1", "seed=0,1"], multirun=True)
+    jobs = plan(composer, points)
     assert len({j.directory for j in jobs}) == 4
     assert {j.axes["trainer"].values["epochs"] for j in jobs} == {1}
 
 
 def test_a_job_typed_twice_runs_once(composer):
-    assert len(plan(composer, [FAST, "seed=0,0"], multirun=True)) == 1
+    assert len(plan(composer, composer.expand([FAST, "seed=0,0"]))) == 1
 
 
 # ------------------------------------------------------------------------------------------------ needs
