@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -75,7 +76,8 @@ class Composer:
         """
         search_path = create_config_search_path(str(conf_dir()))
         for directory in plugin_conf_dirs():
-            search_path.append("robustrun-plugin", f"file://{directory}")
+            anchor = SearchPathQuery(provider="schema")  # Hydra wants that one to stay last
+            search_path.prepend("robustrun-plugin", f"file://{directory}", anchor)
         if config_dir is not None:
             directory = Path(config_dir).absolute()
             if not directory.is_dir():
