@@ -190,6 +190,8 @@ def _show(outcomes: Sequence, finished: set) -> int:
     from robustrun.report.results import Result
     from robustrun.report.terminal import console
 
+    if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:
+        return max((getattr(outcome.error, "exit_code", 1) for outcome in outcomes if outcome.error), default=0)
     screen = console()
     results = [
         Result.read(outcome.job.directory / "result.json") if outcome.error is None and outcome.job.finished else None

@@ -185,3 +185,21 @@ def test_no_data_is_exit_code_3(cli, tmp_path):
     assert done.returncode == 3, done.stderr
     assert "svhn" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_attack_like_one(tmp_path):
+    arguments = [*DIGITS, "trainer.epochs=3", "trainer.batch_size=101", "certifier.steps=5", "certifier.restarts=2"]
+    one = [sys.executable, "-m", "robustrun.cli"]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "robustrun.cli"]
+    results = []
+    for command in (one, two):
+        outputs = tmp_path / str(len(results))
+        environment = {**os.environ, "ROBUSTRUN_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("robust_accuracy") == 1
+        results.append(json.loads(next(outputs.glob("adhoc/*/result.json")).read_text()))
+    assert results[0]["metrics"] == pytest.approx(results[1]["metrics"], abs=1e-6)
+    assert results[0]["counts"] == results[1]["counts"]
+    assert [result["env"]["world_size"] for result in results] == [1, 2]

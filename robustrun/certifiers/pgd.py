@@ -54,11 +54,11 @@ class PGD(Certifier):
         self.selection = {
             "split": split, "examples": examples, "stride": stride, "batch_size": batch_size, "shard": shard,
         }  # fmt: skip
-        self._passes = {"forward_passes": 0, "backward_passes": 0}
 
     def certify(self, task: ClassificationTask, fitted: Fitted[nn.Module], run: Run) -> Report:
         metrics: dict[str, float] = {}
         examples: dict[str, np.ndarray] = {}
+        passes = {"forward_passes": 0.0, "backward_passes": 0.0}
         for state in self.states:
             prefix = f"{state}_" if len(self.states) > 1 else ""
             model = fitted.at(state)
@@ -71,11 +71,13 @@ class PGD(Certifier):
                 description=f"PGD-{self.steps}-{self.restarts} {prefix}".strip("_ "),
                 **self.selection,
             )
+            for key in passes:
+                passes[key] += columns.pop(key.removesuffix("_passes") + "s").sum()
             metrics |= {f"{prefix}{key}": value for key, value in self._metrics(columns).items()}
             examples |= {
                 key if key in ("index", "label") else f"{prefix}{key}": column for key, column in columns.items()
             }
-        counts = {"examples": len(examples["index"]), **self._passes}
+        counts = {"examples": len(examples["index"]), **{key: round(value) for key, value in passes.items()}}
         return Report(metrics, examples, counts=counts)
 
     def judge(self, model: nn.Module, batch: Batch, run: Run) -> dict[str, torch.Tensor]:
@@ -98,8 +100,6 @@ class PGD(Certifier):
             select=self.select,
             generator=run.generator("certify", int(batch.indices[0]), device=run.device),
         )
-        self._passes["forward_passes"] += result.forwards
-        self._passes["backward_passes"] += result.backwards
         correct = clean == targets
         return {
             "label": targets,
@@ -108,6 +108,9 @@ class PGD(Certifier):
             "fgsm_correct": ~one_step.success & correct,
             "robust": ~result.success & correct,
             "loss": result.loss,
+            # Averages over the batch, so that the sums are right however the work was cut up.
+            "forwards": result.loss.new_full(targets.shape, result.forwards / len(targets), dtype=torch.float64),
+            "backwards": result.loss.new_full(targets.shape, result.backwards / len(targets), dtype=torch.float64),
         }
 
     def _metrics(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
