@@ -207,6 +207,10 @@ class DynamicsTask(Task):
         """
         raise NotImplementedError
 
+    def derivative(self, states: Tensor) -> Tensor | None:
+        """The true time derivative at any states (B, n), where the task knows the equations."""
+        return None
+
 
 class VideoTask(Task):
     """A clip of moving pictures to be continued."""

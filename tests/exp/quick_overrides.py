@@ -2,4 +2,30 @@
 
 QUICK = {
     "quick/fast_at": ["task.limit=600", "trainer.epochs=1", "certifier.examples=20", "certifier.steps=5"],
+    "quick/stable_dynamics": [
+        "trainer.epochs=10",
+        "trainer.record_every=5",
+        "certifier.starts=5",
+        "certifier.steps=120",
+        "certifier.far_steps=20",
+        "certifier.attack_starts=100",
+        "certifier.attack_steps=5",
+        "certifier.film=12",
+    ],
+    "quick/stable_video": [
+        "task.frame_count=60",
+        "trainer.epochs=2",
+        "trainer.record_every=1",
+        "certifier.steps=40",
+        "certifier.times=[10,40]",
+        "certifier.film=12",
+        "certifier.attack_starts=50",
+        "certifier.attack_steps=3",
+    ],
+    "quick/stable_random": [
+        "certifier.starts=5",
+        "certifier.steps=40",
+        "certifier.attack_starts=100",
+        "certifier.attack_steps=5",
+    ],
 }

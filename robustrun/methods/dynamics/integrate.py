@@ -9,14 +9,14 @@ Field = Callable[[Tensor], Tensor]
 """A vector field: states (B, n) -> derivatives (B, n)."""
 
 
-def euler_step(field: Field, x: Tensor, h: float) -> Tensor:
-    """One explicit Euler step, of first order."""
-    return x + h * field(x)
+def euler_step(field: Field, x: Tensor, h: float, first: Tensor | None = None) -> Tensor:
+    """One explicit Euler step, of first order; `first` is field(x), where it is known already."""
+    return x + h * (field(x) if first is None else first)
 
 
-def rk4_step(field: Field, x: Tensor, h: float) -> Tensor:
-    """One step of the classical Runge-Kutta method, of fourth order."""
-    k1 = field(x)
+def rk4_step(field: Field, x: Tensor, h: float, first: Tensor | None = None) -> Tensor:
+    """One step of the classical Runge-Kutta method, of fourth order; `first` is field(x), if known already."""
+    k1 = field(x) if first is None else first
     k2 = field(torch.add(x, k1, alpha=0.5 * h))
     k3 = field(torch.add(x, k2, alpha=0.5 * h))
     k4 = field(torch.add(x, k3, alpha=h))

@@ -72,6 +72,11 @@ class StableDynamics(VectorField):
         """States (B, n) -> derivatives (B, n)."""
         return self._parts(x, prepared)[0]
 
+    def field_and_value(self, x: Tensor, prepared: Any = None) -> tuple[Tensor, Tensor]:
+        """The derivatives (B, n) and V (B,), which they need anyway."""
+        f, _, value, _ = self._parts(x, prepared)
+        return f, value
+
     def field(self) -> Callable[[Tensor], Tensor]:
         """The vector field with everything that depends on the parameters alone computed once."""
         prepared = self.lyapunov.prepare()
@@ -114,7 +119,7 @@ class StableMap(StateMap):
         super().__init__()
         if not 0 < beta <= 1:
             raise ValueError(f"beta must lie in (0, 1], not {beta}")
-        if not lyapunov.shrinkable or lyapunov.stationary_only_at_zero is False:
+        if not lyapunov.convex:
             raise ValueError("a stable map needs a V that is convex in the state")
         self.nominal, self.lyapunov, self.beta, self.contraction = nominal, lyapunov, beta, contraction
 
@@ -143,14 +148,14 @@ class StableMap(StateMap):
 
 
 def feasible_factor(
-    convex: Lyapunov, y: Tensor, target: Tensor, prepared: Any = None, *, tight: bool = True, iterations: int = 4
+    convex: Lyapunov, y: Tensor, target: Tensor, prepared: Any = None, *, tight: bool = True, iterations: int = 2
 ) -> Tensor:
     """A factor (B,) in [0, 1] such that V(factor y) <= target, for a convex V, y (B, n) and target (B,) >= 0.
 
     V(c y) is convex in c with V(0) = 0, so target / V(y) is always feasible. `tight` comes as close to the largest
     feasible factor as it can: Newton's method from c = 1 stays above that factor and falls quadratically, and the
     chord between the infeasible end and the feasible one lies above V, so that it crosses the target at a feasible
-    factor. Both ends together beat bisection: 4 iterations give more digits than 14 halvings on typical steps.
+    factor. For an excess of one percent, as steps leave it, 2 iterations give six digits of the factor.
     """
     high, (reached, gradient) = torch.ones_like(target), convex.value_and_gradient(y, prepared)
     low = torch.where(reached > target, target / torch.where(reached > 0, reached, 1.0), 1.0)

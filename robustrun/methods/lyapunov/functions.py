@@ -20,6 +20,7 @@ class Lyapunov(nn.Module):
     in which a state can be moved towards the origin until V is as small as wanted.
     """
 
+    convex = False
     stationary_only_at_zero = False
     shrinkable = False
 
@@ -94,7 +95,7 @@ class WrappedLyapunov(Lyapunov):
         self.centred = centred
         self.quadratic = nn.Parameter(torch.eye(dimension)) if quadratic else None
         self.stationary_only_at_zero = network.convex and epsilon > 0
-        self.shrinkable = network.convex
+        self.convex = self.shrinkable = network.convex
 
     def prepare(self) -> Prepared:
         gram = None if self.quadratic is None else self.quadratic.T @ self.quadratic

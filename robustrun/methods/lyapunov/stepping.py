@@ -42,9 +42,10 @@ class SafeStep:
 
     def __call__(self, x: Tensor) -> Tensor:
         lyapunov, prepared = self.dynamics.lyapunov, self._prepared
-        y = METHODS[self.method](lambda s: self.dynamics(s, prepared), x, self.h)
+        first, value = self.dynamics.field_and_value(x, prepared)
+        y = METHODS[self.method](lambda s: self.dynamics(s, prepared), x, self.h, first)
         with torch.no_grad():
-            target = math.exp(-self.dynamics.alpha * self.h) * lyapunov(x, prepared)
+            target = math.exp(-self.dynamics.alpha * self.h) * value
             rising = lyapunov(y, prepared) > target
         self.steps += len(x)
         self.clamped = rising.sum() + (0 if self.clamped is None else self.clamped)

@@ -19,7 +19,7 @@ from .test_functions import points
 class Square(Lyapunov):
     """V = |x|^2."""
 
-    stationary_only_at_zero = shrinkable = True
+    convex = stationary_only_at_zero = shrinkable = True
 
     def value_and_gradient(self, x, prepared=None):
         return (x * x).sum(1), 2 * x

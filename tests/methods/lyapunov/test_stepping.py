@@ -92,7 +92,7 @@ def test_few_iterations_suffice_for_small_excess():
     for kind in CONVEX:
         convex, y = CONVEX[kind](4), points(4, 100, 0.5, 10.0)
         target = 0.99 * convex(y)
-        few, many = (feasible_factor(convex, y, target, iterations=k) for k in (4, 40))
+        few, many = (feasible_factor(convex, y, target, iterations=k) for k in (2, 40))
         torch.testing.assert_close(few, many, rtol=1e-6, atol=0)
 
 
