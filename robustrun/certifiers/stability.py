@@ -22,6 +22,7 @@ from robustrun.methods.lyapunov import (
     WrappedLyapunov,
     attack_decrease,
     descent_along,
+    only_equilibrium,
     radial_starts,
 )
 from robustrun.numbers import NonNegativeInt, Positive, PositiveInt
@@ -68,6 +69,8 @@ class Stability(Certifier):
         step: "safe" keeps V from rising exactly (where V is convex); "safe_cheap" over-contracts; "rk4" and
             "euler" are the plain methods, which may break the guarantee.
         attack_starts, attack_steps: an adversary maximises the violation of the decrease from so many states.
+        proof_box: half the width of the box on which it is proved, by branch and bound, that V has no stationary
+            point but the origin; for up to three dimensions. null: no proof.
         film: how many frames of a film of one trajectory are kept; 0: none.
         portrait: half the width of the picture of a plane's vector fields; null: 1.2 times the largest start.
     """
@@ -83,12 +86,13 @@ class Stability(Certifier):
         step: StepName = "safe",
         attack_starts: PositiveInt = 10_000,
         attack_steps: NonNegativeInt = 50,
+        proof_box: Positive | None = 4.0,
         film: NonNegativeInt = 60,
         portrait: Positive | None = None,
     ):
         self.state, self.starts, self.steps, self.far_steps = state, starts, steps, far_steps
         self.times, self.step, self.film, self.portrait = times, step, film, portrait
-        self.attack_starts, self.attack_steps = attack_starts, attack_steps
+        self.attack_starts, self.attack_steps, self.proof_box = attack_starts, attack_steps, proof_box
 
     def certify(self, task: DynamicsTask, fitted: Fitted[VectorField | StateMap], run: Run) -> Report:
         model = in_double(fitted.at(self.state))
@@ -100,6 +104,7 @@ class Stability(Certifier):
         if truth is not None:
             errors, rest = _errors(truth, rollout.states, task.spec.angles)
             metrics |= self._error_metrics(errors, rest, task.spec.dt)
+            _say(errors, rest, task.spec.dt, run)
             shown["error"] = figures.error_over_time(errors, rest, task.spec.dt)
         metrics |= _boundedness(starts, far)
         lyapunov = getattr(model, "lyapunov", None)
@@ -196,6 +201,11 @@ class Stability(Certifier):
         }
         if rollout.clamped is not None:
             metrics["clamped_fraction"] = rollout.clamped
+        if self.proof_box and dimension <= 3 and isinstance(lyapunov, WrappedLyapunov):
+            corner = torch.full((dimension,), self.proof_box, dtype=torch.float64, device=run.device)
+            proof = only_equilibrium(lyapunov, -corner, corner)
+            metrics["proved_fraction"] = proof.proved
+            statement["proof"] = {"half_width": self.proof_box, "proved": proof.proved, "boxes": proof.evaluated}
         return metrics, statement
 
 
@@ -224,6 +234,15 @@ def _errors(truth: Tensor, states: Tensor, angles: int) -> tuple[Tensor, Tensor]
     resting = torch.zeros_like(truth)
     resting[0] = truth[0]
     return squared_error(truth, states, angles), squared_error(truth, resting, angles)
+
+
+def _say(errors: Tensor, rest: Tensor, dt: float, run: Run) -> None:
+    """One sentence on the course of the error."""
+    second, last = min(round(1 / dt), len(errors) - 1), len(errors) - 1
+    early, late, resting = (float(e.mean()) for e in (errors[second], errors[-1], rest[-1]))
+    course = "falls" if late < early else "grows"
+    text = "the error %s: %.3g after %.3g s, %.3g after %.3g s (of predicting rest: %.3g)"
+    run.logger.info(text, course, early, second * dt, late, last * dt, resting)
 
 
 def _boundedness(starts: Tensor, far: Tensor) -> dict[str, float]:

@@ -22,14 +22,17 @@ from robustrun.methods.lyapunov.functions import (
 from robustrun.methods.lyapunov.networks import ConvexNetwork, PlainNetwork, RiseNetwork
 from robustrun.methods.lyapunov.projection import project, project_unit_gradient
 from robustrun.methods.lyapunov.stepping import Descent, SafeStep, descent_along
+from robustrun.methods.lyapunov.verify import Coverage, GradientBounds, branch_and_bound, decreasing, only_equilibrium
 from robustrun.methods.lyapunov.warps import CouplingWarp, LeakyMaps, ScalarWarp, Warp
 
 __all__ = [
     "Attack",
     "ConvexNetwork",
     "CouplingWarp",
+    "Coverage",
     "Decrease",
     "Descent",
+    "GradientBounds",
     "KnownLyapunov",
     "LeakyMaps",
     "LeakyRelu",
@@ -45,10 +48,13 @@ __all__ = [
     "WarpedLyapunov",
     "WrappedLyapunov",
     "attack_decrease",
+    "branch_and_bound",
+    "decreasing",
     "descent_along",
     "feasible_factor",
     "free_decrease",
     "leaky_lyapunov",
+    "only_equilibrium",
     "project",
     "project_unit_gradient",
     "radial_starts",
