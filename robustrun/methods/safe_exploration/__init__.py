@@ -9,8 +9,8 @@ learn, without ever doing anything unsafe:
     trial = Trial(world.mdp, agent, steps=30_000, seed=0)
     trial.advance(30_000)
 
-Ties are part of the behaviour: of equally good actions the first is taken, of equally good states optimism moves mass to
-the one with the largest id. Sets of pairs are boolean arrays (S, A) throughout.
+Ties are part of the behaviour: of equally good actions the first is taken, of equally good states optimism moves mass
+to the one with the largest id. Sets of pairs are boolean arrays (S, A) throughout.
 """
 
 from .agents import ASE, MBIE, Agent, EpsilonGreedy, RMax, SafeEpsilonGreedy, SafeRMax

@@ -63,8 +63,8 @@ def platformer(level: Level = LEVEL_7) -> Platformer:
     """The MDP and the prior knowledge of a level.
 
     On the ground the speed changes by at most 1 towards the one asked for; a jump starts with impulse 2 (concrete), 1
-    (sand) or either (ice). In the air nothing can be changed. Failure (-1) is to be at the bottom of a gap; the goal pays
-    1. Every state within two cells is possible beforehand, at any speed. A pair is analogous to the same one on any
+    (sand) or either (ice). In the air nothing can be changed. Failure (-1) is to be at the bottom of a gap; the goal
+    pays 1. Every state within two cells is possible beforehand, at any speed. A pair is analogous to the same one on any
     tile of the same kind (in the air: anywhere). Initially safe are the ground of the safe columns, and the flights and
     walks back that any jump from there can lead to.
 
