@@ -172,6 +172,10 @@ class ClassificationTask(ExampleTask):
     spec: ClassificationSpec
 
 
+class BinaryTask(ClassificationTask):
+    """Two classes: label 1 is the positive one, the one that precision and recall speak of."""
+
+
 class RegressionTask(ExampleTask):
     """Inputs to real targets (B, outputs)."""
 
