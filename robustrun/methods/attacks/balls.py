@@ -123,6 +123,9 @@ class Ball:
             per_example = normal.new_empty(normal.shape[:1])
             radius = over_examples(random_like(per_example, "uniform", generator), normal)
             return steepest(normal, "l2") * radius * self.epsilon
+        if start == "uniform" and not isinstance(self.epsilon, Tensor) and _is_torch(generator):
+            # One pass over memory: this is drawn at every training step.
+            return torch.empty_like(self.inputs).uniform_(-self.epsilon, self.epsilon, generator=generator)
         cube = 2 * random_like(self.inputs, "uniform", generator) - 1
         match start:
             case "uniform":
@@ -141,7 +144,11 @@ def random_like(tensor: Tensor, kind: Literal["uniform", "normal"], generator: t
     `robustrun.methods.random.ExampleGenerator`, whose numbers belong to the examples and not to the batch.
     """
     empty = torch.empty_like(tensor)
-    if generator is None or isinstance(generator, torch.Generator):
+    if _is_torch(generator):
         draw = empty.uniform_ if kind == "uniform" else empty.normal_
         return draw(generator=generator)
     return empty.copy_(getattr(generator, kind)(tuple(tensor.shape[1:])))
+
+
+def _is_torch(generator: object) -> bool:
+    return generator is None or isinstance(generator, torch.Generator)
