@@ -1,0 +1,149 @@
+"""How much of adversarial training's wall time is forward and backward passes.
+
+The trainer's own loop (data, attack, schedule, logging, checkpoints) against a bare loop of the same network
+passes on one fixed batch, in turns in one process; the share is bare time / loop time. The plain loop is the
+obvious implementation of the same recipe: a per-image data loader, parameter gradients in the attack too.
+
+    python scripts/bench/training.py --task mnist
+    python scripts/bench/training.py --task cifar10 --steps 10
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from robustrun.models.mnist_cnn import MnistCNN
+from robustrun.models.preact_resnet import PreActResNet18
+from robustrun.roles import Batch
+from robustrun.runtime import Run
+from robustrun.tasks.images import Images
+from robustrun.trainers.adversarial import Adversarial
+from robustrun.trainers.recipe import Optimizer, Schedule
+
+EPSILON = {"mnist": 0.3, "cifar10": 8 / 255}
+
+
+def loop_seconds(name: str, steps: int, batch: int, attack_steps: int) -> float:
+    """The trainer's loop, as a job runs it."""
+    task = make_task(name, steps * batch)
+    epsilon = EPSILON[name]
+    trainer = Adversarial(
+        epochs=1,
+        batch_size=batch,
+        epsilon=epsilon,
+        alpha=1.25 * epsilon,
+        steps=attack_steps,
+        init_box="none" if name == "mnist" else "project",
+        optimizer=Optimizer(lr=1e-3),
+        schedule=Schedule(name="cyclic"),
+    )
+    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), seed=0) as run:
+        task.load(run)
+        model = run.precision.place(make_model(name, task), run.device)
+        return trainer.fit(task, model, run).extra["train_seconds"]
+
+
+def bare_seconds(name: str, steps: int, batch: int, attack_steps: int) -> float:
+    """The same passes on one fixed batch, and nothing else."""
+    task = make_task(name, batch)
+    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), seed=0) as run:
+        task.load(run)
+        model = run.precision.place(make_model(name, task), run.device).train()
+        fixed: Batch = next(iter(task.loader("train", batch, run).epoch(0)))
+        parameters = list(model.parameters())
+        start = time.perf_counter()
+        for _ in range(steps):
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+            for _ in range(attack_steps):
+                points = fixed.inputs.detach().requires_grad_()
+                torch.autograd.grad(F.cross_entropy(model(points), fixed.targets), points)
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            torch.autograd.grad(F.cross_entropy(model(fixed.inputs), fixed.targets), parameters)
+        if run.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+
+def plain_seconds(name: str, steps: int, batch: int, attack_steps: int) -> float:
+    """The obvious loop: a per-image torchvision loader, parameter gradients everywhere, `.item()` a step."""
+    from torch.utils.data import DataLoader, Dataset
+
+    from robustrun.data import import_torchvision, obtain
+
+    import_torchvision()
+    from torchvision import transforms
+
+    arrays = obtain(name)
+    augment = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()] if name == "cifar10" else []
+    to_tensor = transforms.Compose([transforms.ToPILImage(), *augment, transforms.ToTensor()])
+
+    class PerImage(Dataset):
+        def __len__(self) -> int:
+            return steps * batch
+
+        def __getitem__(self, index: int):
+            return to_tensor(arrays.train.images[index]), arrays.train.labels[index]
+
+    model = make_model(name, make_task(name, 1)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    epsilon = EPSILON[name]
+    start = time.perf_counter()
+    for inputs, targets in DataLoader(PerImage(), batch_size=batch, shuffle=True):
+        delta = torch.empty_like(inputs).uniform_(-epsilon, epsilon).requires_grad_()
+        for _ in range(attack_steps):
+            F.cross_entropy(model(inputs + delta), targets).backward()
+            moved = (delta.detach() + 1.25 * epsilon * delta.grad.sign()).clamp(-epsilon, epsilon)
+            delta = ((inputs + moved).clamp(0, 1) - inputs).requires_grad_()
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs + delta), targets)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+    return time.perf_counter() - start
+
+
+def make_task(name: str, limit: int) -> Images:
+    return Images(dataset=name, limit=limit, augment=["pad_crop", "flip"] if name == "cifar10" else [])
+
+
+def make_model(name: str, task: Images) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return MnistCNN(task.spec) if name == "mnist" else PreActResNet18(task.spec)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=("mnist", "cifar10"), default="mnist")
+    parser.add_argument("--steps", type=int, default=200, help="training steps a round")
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--attack-steps", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    work = (arguments.task, arguments.steps, arguments.batch, arguments.attack_steps)
+    kinds = {"bare passes": bare_seconds, "robustrun": loop_seconds, "plain loop": plain_seconds}
+    for function in kinds.values():
+        function(arguments.task, 2, arguments.batch, arguments.attack_steps)  # warm up
+    rounds = [{kind: function(*work) for kind, function in kinds.items()} for _ in range(arguments.rounds)]
+    table = Table(title=f"{work}, torch {torch.__version__}, {torch.get_num_threads()} threads", title_justify="left")
+    for column in ("loop", "images/s (median)", "bare / loop", "plain / loop"):
+        table.add_column(column)
+    for kind in kinds:
+        seconds = statistics.median(r[kind] for r in rounds)
+        share = statistics.median(r["bare passes"] / r[kind] for r in rounds)
+        speed_up = statistics.median(r["plain loop"] / r[kind] for r in rounds)
+        images = arguments.steps * arguments.batch / seconds
+        table.add_row(kind, f"{images:,.0f}", f"{share:.3f}", f"{speed_up:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
