@@ -1,6 +1,7 @@
 """Certified bounds of networks over sets of inputs."""
 
 from .attack import Attained, attained_range
+from .branch_and_bound import branch_and_bound
 from .crown import (
     alpha_crown_bounds,
     crown_bounds,
@@ -9,6 +10,7 @@ from .crown import (
     intersection_boxes,
     layer_boxes,
 )
+from .exact import Optimum, lp_bounds, milp_bounds
 from .interval import interval_bounds, interval_boxes
 from .network import Network, Node, trace
 from .regions import Ball, Bounds, Box, Region
@@ -21,9 +23,11 @@ __all__ = [
     "Box",
     "Network",
     "Node",
+    "Optimum",
     "Region",
     "alpha_crown_bounds",
     "attained_range",
+    "branch_and_bound",
     "crown_bounds",
     "dual_bounds",
     "intersection_bounds",
@@ -32,6 +36,8 @@ __all__ = [
     "interval_boxes",
     "interval_weights",
     "layer_boxes",
+    "lp_bounds",
+    "milp_bounds",
     "relative_error",
     "trace",
     "worst_relative_error",

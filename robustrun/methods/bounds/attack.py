@@ -56,11 +56,11 @@ def attained_range(
         x = x.detach().requires_grad_(step < steps)
         with torch.set_grad_enabled(step < steps):
             value = sign * model(x).reshape(-1)
+            gradient = torch.autograd.grad(value.sum(), x)[0] if step < steps else None
         better = value.detach() > best
         best = torch.where(better, value.detach(), best)
         best_x = torch.where(better.view(-1, *[1] * (x.dim() - 1)), x.detach(), best_x)
         if step < steps:
-            (gradient,) = torch.autograd.grad(value.sum(), x)
             x = rows.project(x.detach() + step_size * rows.step(gradient))
     best, winner = best.view(2, restarts, batch).max(dim=1)
     points = best_x.view(2, restarts, batch, *x.shape[1:])

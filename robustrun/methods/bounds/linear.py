@@ -6,6 +6,7 @@ is a sound lower bound of the function. An upper bound is minus the lower bound 
 two lines are parallel (the dual network's choice) one walk gives both.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -45,10 +46,17 @@ def _through(lines: Lines, a: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     return (a if lines.multiplier is None else a + lines.multiplier), low, None
 
 
-def back_substitute(net: Network, start: str, coefficients: Tensor, lines: dict[str, Lines]) -> InputForm:
+def back_substitute(
+    net: Network,
+    start: str,
+    coefficients: Tensor,
+    lines: Mapping[str, Lines],
+    seen: dict[str, Tensor] | None = None,
+) -> InputForm:
     """A lower bound of sum(coefficients * value of node `start`) that is linear in the input.
 
     coefficients: (1 or batch, rows, *shape of start); lines: of every activation before `start`, by name.
+    `seen`, if given, receives the coefficients on every activation's output.
     """
     names = [node.name for node in net.nodes]
     pending = {start: coefficients}
@@ -59,6 +67,8 @@ def back_substitute(net: Network, start: str, coefficients: Tensor, lines: dict[
         if a is None:
             continue
         if node.is_activation:
+            if seen is not None:
+                seen[node.name] = a
             back, low, high = _through(lines[node.name], a)
             lower = lower + low
             upper = None if upper is None else upper + high

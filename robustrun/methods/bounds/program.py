@@ -1,0 +1,135 @@
+"""A ReLU network on a box as linear constraints, for the solvers: the LP relaxation and the exact MILP.
+
+Variables are the inputs and the outputs z of every unstable ReLU; a stable ReLU is the identity or zero and needs
+none. Every value of the network is then an affine function  M v + c  of these variables, found by sending the
+columns of M through the affine nodes, so that convolutions and residual connections need nothing special.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import optimize, sparse
+from torch import Tensor
+
+from .activations import ReLU
+from .network import Network
+from .regions import Bounds, Box
+
+
+@dataclass(frozen=True)
+class Program:
+    """Affine forms of a network with `n_inputs` inputs on one box, over n variables (inputs, then unstable units).
+
+    lower, upper (n,): bounds of the variables. pre (k, n), pre_constant (k,): pre-activations of the k unstable
+    units, with bounds pre_lower < 0 < pre_upper (k,). output (m, n), output_constant (m,).
+    """
+
+    n_inputs: int
+    lower: np.ndarray
+    upper: np.ndarray
+    pre: np.ndarray
+    pre_constant: np.ndarray
+    pre_lower: np.ndarray
+    pre_upper: np.ndarray
+    output: np.ndarray
+    output_constant: np.ndarray
+    split: np.ndarray
+    split_constant: np.ndarray
+
+    @property
+    def unstable(self) -> int:
+        return len(self.pre_lower)
+
+    def triangle(self, binary: bool) -> optimize.LinearConstraint:
+        """z >= pre and, in the LP, the chord above; in the MILP (variables followed by k binaries b),
+        z <= pre - lower (1 - b) and z <= upper b. z >= 0 is in the variables' bounds."""
+        k, n = self.unstable, len(self.lower)
+        z = sparse.csr_array((np.ones(k), (np.arange(k), self.n_inputs + np.arange(k))), (k, n))
+        above = z - sparse.csr_array(self.pre)
+        if not binary:
+            slope = self.pre_upper / (self.pre_upper - self.pre_lower)
+            chord = z - sparse.csr_array(slope[:, None] * self.pre)
+            rows = sparse.vstack([above, chord])
+            low = np.concatenate([self.pre_constant, np.full(k, -np.inf)])
+            high = np.concatenate([np.full(k, np.inf), slope * (self.pre_constant - self.pre_lower)])
+            return optimize.LinearConstraint(rows, low, high)
+        none, eye = sparse.csr_array((k, k)), sparse.eye_array(k, format="csr")
+        rows = sparse.vstack(
+            [
+                sparse.hstack([above, none]),
+                sparse.hstack([above, -sparse.diags_array(self.pre_lower) @ eye]),
+                sparse.hstack([z, -sparse.diags_array(self.pre_upper) @ eye]),
+            ]
+        )
+        low = np.concatenate([self.pre_constant, np.full(2 * k, -np.inf)])
+        high = np.concatenate([np.full(k, np.inf), self.pre_constant - self.pre_lower, np.zeros(k)])
+        return optimize.LinearConstraint(sparse.csr_array(rows), low, high)
+
+
+def program(
+    net: Network,
+    box: Box,
+    boxes: Mapping[str, Bounds],
+    until: str | None = None,
+    signs: Mapping[str, Tensor] | None = None,
+) -> Program:
+    """The program of one example; `box` and the tensors of `boxes` (pre-activations) have batch 1.
+
+    until: the node that counts as the output (the network's own if None). signs (1, *shape) by pre-activation:
+    where not 0, sign * pre-activation >= 0 is a constraint that `boxes` presume. Raises TypeError for activations other
+    than ReLU, which no linear program describes.
+    """
+    n_inputs = box.lower[0].numel()
+    nodes = net.nodes if until is None else net.nodes[: [n.name for n in net.nodes].index(until) + 1]
+    units = sum(node.size for node in nodes if node.is_activation)
+    total = n_inputs + units
+    # columns (1 + total, *shape): the constant first, then the coefficient of every variable
+    columns = torch.zeros((1 + total, n_inputs), dtype=box.lower.dtype)
+    columns[1 + torch.arange(n_inputs), torch.arange(n_inputs)] = 1
+    forms: dict[str, Tensor] = {net.input.name: columns.view(1 + total, *net.input.shape)}
+    pre, low, high, split, used = [], [], [], [], n_inputs
+    for node in nodes[1:]:
+        inputs = [forms[name] for name in node.inputs]
+        if not node.is_activation:
+            at_zero = node.op.forward(*(torch.zeros_like(f[:1]) for f in inputs))
+            form = node.op.forward(*inputs)
+            form[1:] -= at_zero
+            forms[node.name] = form
+            continue
+        if not (isinstance(node.op, ReLU) and not node.op.leak):
+            raise TypeError("exact bounds are known for ReLU networks only")
+        form, (l, u) = inputs[0].flatten(1), (b.flatten() for b in boxes[node.inputs[0]])
+        if signs is not None:
+            sign = signs[node.inputs[0]].flatten().to(form.dtype)
+            split.append((form * sign)[:, sign != 0])
+        unstable = ((l < 0) & (u > 0)).nonzero().squeeze(1)
+        out = form * (l >= 0)
+        out[:, unstable] = 0
+        out[1 + used + torch.arange(len(unstable)), unstable] = 1
+        pre.append(form[:, unstable])
+        low.append(l[unstable])
+        high.append(u[unstable])
+        used += len(unstable)
+        forms[node.name] = out.view_as(inputs[0])
+    output = forms[nodes[-1].name].flatten(1)[: 1 + used].T.double().numpy()
+    rows, splits = (
+        torch.cat(parts, dim=1)[: 1 + used].T.double().numpy() if parts else np.zeros((0, 1 + used))
+        for parts in (pre, split)
+    )
+    low, high = (torch.cat(v).double().numpy() if v else np.zeros(0) for v in (low, high))
+    ends = [b[0].flatten().double().numpy() for b in (box.lower, box.upper)]
+    return Program(
+        n_inputs,
+        np.concatenate([ends[0], np.zeros(len(low))]),
+        np.concatenate([ends[1], high]),
+        rows[:, 1:],
+        rows[:, 0],
+        low,
+        high,
+        output[:, 1:],
+        output[:, 0],
+        splits[:, 1:],
+        splits[:, 0],
+    )
