@@ -77,19 +77,21 @@ def main() -> None:
     x, y = data.test.images[: arguments.examples].float() / 255, data.test.labels[: arguments.examples]
     model = train(images, labels, arguments.epochs, 0.3)
 
+    # On a CPU that others use too, processor time says more than the clock on the wall.
+    clock = time.process_time if arguments.device == "cpu" else time.perf_counter
     budget = {"steps": arguments.steps, "queries": arguments.queries}
-    begin = time.perf_counter()
+    begin = clock()
     generator = torch.Generator(arguments.device).manual_seed(0)
     ours = autoattack(model, x, y, norm=arguments.norm, epsilon=epsilon, generator=generator, **budget)
-    ours_seconds = time.perf_counter() - begin
+    ours_seconds = clock() - begin
     print(f"{arguments.examples} images, {arguments.norm} {epsilon:g}, {arguments.device}")
     print("after each attack: " + ", ".join(f"{k} {v:.3f}" for k, v in ours.robust_accuracy.items()))
     accuracy = 1 - ours.success.double().mean().item()
     print(f"robustrun     robust accuracy {accuracy:.4f}  {ours_seconds:8.1f} s")
     if not arguments.skip_reference:
-        begin = time.perf_counter()
+        begin = clock()
         accuracy = reference(model, x, y, arguments.norm, epsilon, **budget)
-        seconds = time.perf_counter() - begin
+        seconds = clock() - begin
         times = seconds / ours_seconds
         print(f"torchattacks  robust accuracy {accuracy:.4f}  {seconds:8.1f} s  ({times:.1f} times ours)")
 

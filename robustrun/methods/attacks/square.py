@@ -91,14 +91,14 @@ class _Draw:
     def signs(self, *shape: int) -> Tensor:
         return 1 - 2 * (self.uniform(*shape) < 0.5).to(self.inputs)
 
-    def window(self, side: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A square somewhere in each image: row (B, H, 1) and column (B, 1, W) within it, and its mask."""
+    def window(self, side: int, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A square somewhere in each of some images: row (B, H, 1) and column (B, 1, W) within it, and its mask."""
         offsets = []
         for shape, size in (((-1, 1), self.inputs.shape[2]), ((1, -1), self.inputs.shape[3])):
-            first = (self.uniform(1, 1) * (size - side + 1)).long()
+            first = (self.uniform(1, 1)[rows] * (size - side + 1)).long()
             offsets.append(torch.arange(size, device=first.device).view(shape) - first)
         row, column = offsets
-        return row, column, ((row >= 0) & (row < side) & (column >= 0) & (column < side))[:, None]
+        return row, column, (((row >= 0) & (row < side)) & ((column >= 0) & (column < side)))[:, None]
 
 
 def _stripes(ball: Ball, draw: _Draw) -> Tensor:
@@ -109,7 +109,7 @@ def _stripes(ball: Ball, draw: _Draw) -> Tensor:
 
 def _linf_patch(ball: Ball, delta: Tensor, side: int, draw: _Draw, rows: Tensor) -> Tensor:
     """Algorithm 2: in one square, every channel becomes +-epsilon."""
-    mask, sign = draw.window(side)[2][rows], draw.signs(delta.shape[1], 1, 1)[rows]
+    mask, sign = draw.window(side, rows)[2], draw.signs(delta.shape[1], 1, 1)[rows]
     return ball.project(torch.where(mask, sign * ball.epsilon, delta))
 
 
@@ -146,8 +146,8 @@ def _l2_patches(ball: Ball, delta: Tensor, side: int, draw: _Draw, rows: Tensor)
     """Algorithm 3: what two squares and the rest of the radius hold goes into a dipole in the first."""
     channels, smallest = delta.shape[1], min(delta.shape[2:])
     side = min(max(side, 3) | 1, smallest - 1 + smallest % 2)  # odd
-    row, column, first = (part[rows] for part in draw.window(side))
-    second = draw.window(side)[2][rows]
+    row, column, first = draw.window(side, rows)
+    second = draw.window(side, rows)[2]
     turned, sign = (draw.uniform(1, 1) < 0.5).long()[rows], draw.signs(channels, 1, 1)[rows]
     dipole = _dipole(side, delta)
     dipoles = torch.stack([dipole, dipole.T])
