@@ -5,7 +5,7 @@ a trainer whose `fit` takes a `ClassificationTask` is refused beside a task of a
 read (see `robustrun.fit`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustrun.data import Batch
+from robustrun.methods.safe_exploration import Knowledge, Scene, TabularMDP
 from robustrun.runtime import Run
 
 # --------------------------------------------------------------------------------------------- task
@@ -231,9 +232,21 @@ class VideoTask(Task):
 
 
 class MDPTask(Task):
-    """A finite Markov decision process to be explored."""
+    """A finite Markov decision process to be explored; its attributes are there once it is loaded.
+
+    `mdp` is the truth, which only the world and certifiers look at, `knowledge` what agents are told. Values are
+    discounted by `gamma` over `horizon` decisions, transition probabilities are 0 or at least `tau`, and a trial
+    takes `steps` decisions. `scene` lays the states out as a picture.
+    """
 
     spec: MDPSpec
+    mdp: TabularMDP
+    knowledge: Knowledge
+    scene: Scene
+    gamma: float
+    horizon: int
+    tau: float
+    steps: int
 
 
 # --------------------------------------------------------------------------------------------- model
@@ -253,7 +266,20 @@ class LinearClassifier(nn.Module):
 
 
 class TabularAgent(nn.Module):
-    """An agent on a finite MDP whose knowledge is a few arrays kept as buffers."""
+    """An agent on a finite MDP: what it has learnt lies in buffers, how it learns in plain attributes.
+
+    `radius` gives the L1 radius of a confidence interval by the number of samples, `pooling` adds up the samples of
+    analogous pairs, and `update_frequency` transitions lie between two planning calls. Buffers: `policy` (S,) the
+    greedy actions, `safe` (S, A) the safe set, `entered` (S, A) when a pair joined it, `interval` (S, A) the radii in use.
+    """
+
+    radius: Callable[[np.ndarray], np.ndarray]
+    pooling: bool
+    update_frequency: int
+    policy: Tensor
+    safe: Tensor
+    entered: Tensor
+    interval: Tensor
 
 
 # --------------------------------------------------------------------------------------------- fitted

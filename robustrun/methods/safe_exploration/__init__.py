@@ -21,6 +21,7 @@ from .evaluation import (
     pac_sample_complexity,
     pac_samples,
     policy_values,
+    regret,
     safe_optimal_q,
     suboptimal,
 )
@@ -31,6 +32,7 @@ from .model import Model, Support, nominal_model
 from .planning import MASKED, Plan, Planner, moved_mass
 from .platformer import LEVEL_7, SHORT_LEVEL, Level, Platformer, platformer
 from .safe_set import safe_set
+from .scene import Scene
 from .trial import Trial
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "Radius",
     "SafeEpsilonGreedy",
     "SafeRMax",
+    "Scene",
     "Support",
     "TabularMDP",
     "Target",
@@ -73,6 +76,7 @@ __all__ = [
     "platformer",
     "policy_values",
     "reachable_states",
+    "regret",
     "safe_optimal_q",
     "safe_set",
     "samples_to_know_support",

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from .agents import Agent
 from .mdp import TabularMDP
 
 
@@ -41,21 +40,27 @@ def policy_values(mdp: TabularMDP, policy: np.ndarray, *, gamma: float, horizon:
     return values
 
 
-def failure_probability_bound(agent: Agent, smallest: float) -> float:
+def failure_probability_bound(relied: np.ndarray, witness: np.ndarray, samples: np.ndarray, smallest: float) -> float:
     """Union bound on the probability that some support was closed too early, so that an unsafe pair may seem safe.
 
     A pair whose support was closed after n samples has at most 1 / p outcomes of probability p or more, each missed
-    with probability (1 - p)^n at most; data shared by analogy count once. `smallest` is p, a lower bound on the
-    transition probabilities that are not 0. Pairs that never entered the safe set put nobody at risk.
+    with probability (1 - p)^n at most; data shared by analogy count once. All arrays are (N,), by pair.
+
+    relied    bool, pairs of the safe set that had to be learnt: others put nobody at risk
+    witness   the pair on whose data the support was closed (-1: not closed)
+    samples   how many data that were
+    smallest  p, a lower bound on the transition probabilities that are not 0
     """
-    support = agent.support
-    relied = (agent.safe & (agent.entered > 0)).ravel() & support.closed
-    samples = np.zeros_like(support.samples)
-    # Of several sizes of one owner's data the smallest is the riskiest.
-    samples[:] = np.iinfo(samples.dtype).max
-    np.minimum.at(samples, support.witness[relied], support.samples[relied])
-    used = samples[samples < np.iinfo(samples.dtype).max]
-    return float(min(1.0, np.floor(1 / smallest) * ((1 - smallest) ** used.astype(float)).sum()))
+    relied = relied & (witness >= 0)
+    fewest = np.full(len(samples), np.inf)  # of several sizes of one owner's data the smallest is the riskiest
+    np.minimum.at(fewest, witness[relied], samples[relied])
+    return float(min(1.0, np.floor(1 / smallest) * ((1 - smallest) ** fewest).sum()))
+
+
+def regret(mdp: TabularMDP, q: np.ndarray) -> np.ndarray:
+    """(S, A) value lost by one action before going on optimally, a chance of failing counted as the reward -1."""
+    finite = np.maximum(q, -1.0)
+    return np.where(mdp.terminal[:, None], 0.0, finite.max(axis=1, keepdims=True) - finite)
 
 
 def pac_samples(n_states: int, n_actions: int, tau: float) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 
 from .analogies import Analogies
 from .mdp import Knowledge, TabularMDP
+from .scene import FLOOR, GOAL, LAVA, SAFE, Scene
 
 ACTIONS = ("up", "down", "left", "right", "jump up", "jump down", "jump left", "jump right")
 FIVE_ISLANDS = """
@@ -71,6 +72,14 @@ class GridWorld:
     def coordinates(self, state: np.ndarray | int) -> np.ndarray:
         """(..., 2) x and y of states."""
         return np.stack(np.divmod(state, self.cells.shape[1]), axis=-1) + 1
+
+    def scene(self) -> Scene:
+        """The map seen from above."""
+        colours = {"#": LAVA, ".": FLOOR, "s": SAFE, "A": SAFE, "G": GOAL}
+        x, y = self.coordinates(np.arange(self.mdp.n_states)).T
+        cells = np.stack([self.cells.shape[1] - y, x - 1], axis=1)
+        background = np.array([[colours[c] for c in row] for row in self.cells.T[::-1]], dtype=np.uint8)
+        return Scene(background, cells)
 
 
 def grid_world(text: str = FIVE_ISLANDS, *, slip: float = 0.6, analogy_radius: int = 5) -> GridWorld:

@@ -6,6 +6,7 @@ import numpy as np
 
 from .analogies import Analogies
 from .mdp import Knowledge, TabularMDP
+from .scene import FLOOR, GOAL, LAVA, SAFE, Scene
 
 NONE, ICE, CONCRETE, SAND = range(4)
 JUMP_IMPULSE_2 = np.array([0.0, 0.5, 1.0, 0.0])  # probability of the strong impulse, by tile; else the weak one
@@ -58,15 +59,29 @@ class Platformer:
         """The id of a state; -1 if there is no such state."""
         return int(_ids(*np.array([[x], [y], [vx], [vy]]), len(self.level.tiles))[0])
 
+    def scene(self) -> Scene:
+        """The level from the side, one cell a position; the row of tiles below."""
+        x, y, *_ = self.coordinates(np.arange(self.mdp.n_states)).T
+        cells = np.stack([_TOP - y, x + MARGIN], axis=1)
+        background = np.full((_TOP + 1, x.max() + MARGIN + 1, 3), FLOOR, dtype=np.uint8)
+        background[_TOP, MARGIN : MARGIN + len(self.level.tiles)] = _TILE_COLOURS[list(self.level.tiles)]
+        background[tuple(cells[self.knowledge.initial_safe.any(axis=1)].T)] = SAFE
+        for states, colour in [(self.mdp.unsafe, LAVA), (self.mdp.goal, GOAL)]:
+            background[tuple(cells[states].T)] = colour
+        return Scene(background, cells)
+
+
+_TILE_COLOURS = np.array([FLOOR, (160, 205, 235), (120, 120, 120), (225, 200, 130)], dtype=np.uint8)
+
 
 def platformer(level: Level = LEVEL_7) -> Platformer:
     """The MDP and the prior knowledge of a level.
 
     On the ground the speed changes by at most 1 towards the one asked for; a jump starts with impulse 2 (concrete), 1
     (sand) or either (ice). In the air nothing can be changed. Failure (-1) is to be at the bottom of a gap; the goal
-    pays 1. Every state within two cells is possible beforehand, at any speed. A pair is analogous to the same one on any
-    tile of the same kind (in the air: anywhere). Initially safe are the ground of the safe columns, and the flights and
-    walks back that any jump from there can lead to.
+    pays 1. Every state within two cells is possible beforehand, at any speed. A pair is analogous to the same one on
+    any tile of the same kind (in the air: anywhere). Initially safe are the ground of the safe columns, and the flights
+    and walks back that any jump from there can lead to.
 
     Raises ValueError if such a walk back can end in a terminal state: the safe columns lie too close to a gap or to the
     end of the row of tiles.

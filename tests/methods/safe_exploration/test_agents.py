@@ -22,6 +22,7 @@ from robustrun.methods.safe_exploration import (
     pac_samples,
     platformer,
     policy_values,
+    regret,
     safe_optimal_q,
     samples_to_know_support,
     scaled_radius,
@@ -241,10 +242,32 @@ def test_arrays_that_contradict_each_other_are_refused():
 def test_bounds(small):
     trial = trial_of(small, ASE, 2000)
     trial.advance(2000)
-    bound = failure_probability_bound(trial.agent, 0.3)
-    relied = np.unique(trial.agent.support.witness[(trial.agent.safe & (trial.agent.entered > 0)).ravel()])
-    assert 0 < bound <= 3 * len(relied) * 0.7**26
-    assert failure_probability_bound(trial.agent, 0.01) == 1
+    support, relied = trial.agent.support, (trial.agent.entered > 0).ravel()
+    bound = failure_probability_bound(relied, support.witness, support.samples, 0.3)
+    owners = np.unique(support.witness[relied])
+    assert 0 < bound <= 3 * len(owners[owners >= 0]) * 0.7**26
+    assert failure_probability_bound(relied, support.witness, support.samples, 0.01) == 1
+    three = np.array([True, True, False]), np.array([0, 0, 2]), np.array([26, 30, 1])
+    assert failure_probability_bound(*three, 0.3) == pytest.approx(3 * 0.7**26)
     assert pac_samples(6, 2, 0.5) == pytest.approx(24 + 4 * np.log(48))
     kwargs = {"tau": 0.5, "epsilon": 0.1, "delta": 0.1, "gamma": 0.9, "horizon": 10}
     assert pac_sample_complexity(6, 2, **kwargs) > pac_sample_complexity(3, 2, **kwargs) > 0
+
+
+def test_regret_counts_failing_as_minus_one():
+    mdp = chain(fail=0.1, goal=False)
+    q = safe_optimal_q(mdp, gamma=0.5, horizon=20)
+    lost = regret(mdp, q)
+    assert lost[2].tolist() == [0, 0, 1]
+    assert (lost[3] == 0).all()
+
+
+def test_a_scene_lays_values_out(small):
+    scene = small.scene()
+    picture = scene.picture(np.arange(289))
+    assert picture[16, 0] == 0  # the lower left corner is the first state
+    assert picture[0, 16] == 288
+    frame = scene.frame(small.mdp.start, scale=3)
+    assert frame.shape == (51, 51, 3)
+    side = platformer(SHORT_LEVEL).scene()
+    assert np.isnan(side.picture(np.zeros(2275))[-1]).all()  # no state lies within the tiles
