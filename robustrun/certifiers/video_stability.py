@@ -166,5 +166,5 @@ def _latent_paths(encoded: Tensor, trajectory: Tensor) -> Figure:
     series = {}
     for label, states in (("clip", encoded), ("continuation", trajectory)):
         plane = torch.nan_to_num((states - centre) @ axes[:2].T).clamp(-1e9, 1e9).cpu().numpy()
-        series[label] = (plane[:, 0], plane[:, 1])
+        series[label] = (plane[:, 0], plane[:, -1])
     return Figure("Latent states", "first principal component", "second principal component", series, kind="scatter")

@@ -106,10 +106,11 @@ class Texture(_Clip):
 
 @tasks.register("film")
 class Film(_Clip):
-    """A film of the user's: a folder of pictures (each folder in it is a clip), a GIF, or a video file.
+    """A film of the user's: a folder of pictures, a GIF, or a video file.
 
     Args:
-        path: the folder or file. Pictures are sorted by the numbers in their names.
+        path: the folder or file. The pictures of a folder, and of each folder in it, are a clip, in the order of the
+            numbers in their names.
         start, duration: the part of a video file to use, in seconds; all of the rest if null.
         fps: frames a second to keep of a video file; all if null.
         height, width: to scale to; as it is if null.
@@ -139,7 +140,7 @@ class Film(_Clip):
 
     def load(self, run: Run) -> None:
         if self.path.is_dir():
-            folders = sorted(p for p in self.path.iterdir() if p.is_dir()) or [self.path]
+            folders = [self.path, *sorted(p for p in self.path.iterdir() if p.is_dir())]
             clips = [clip for folder in folders if (clip := self._pictures(folder)) is not None]
         elif self.path.is_file():
             clips = [self._video()]
@@ -156,7 +157,10 @@ class Film(_Clip):
         paths = [p for p in folder.iterdir() if p.suffix.lower() in _PICTURES]
         paths.sort(key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)])
         try:
-            frames = [self._convert(Image.open(path)) for path in paths]
+            frames = []
+            for path in paths:
+                with Image.open(path) as picture:
+                    frames.append(self._convert(picture))
         except OSError as error:
             raise DataError(f"{folder} holds a picture that cannot be read: {error}") from None
         if len({frame.shape for frame in frames}) > 1:
@@ -169,7 +173,11 @@ class Film(_Clip):
         if self.path.suffix.lower() == ".gif":
             from PIL import ImageSequence
 
-            return np.stack([self._convert(frame) for frame in ImageSequence.Iterator(Image.open(self.path))])
+            try:
+                with Image.open(self.path) as picture:
+                    return np.stack([self._convert(frame) for frame in ImageSequence.Iterator(picture)])
+            except OSError as error:
+                raise DataError(f"{self.path} cannot be read: {error}") from None
         try:
             import imageio.v3 as imageio
         except ImportError:
