@@ -21,6 +21,7 @@ from robustrun.errors import ConfigError
 from robustrun.fit import misfit
 from robustrun.numbers import PositiveInt
 from robustrun.registry import AXES, nearest
+from robustrun.runtime import shard_indices
 from robustrun.runtime.precision import PrecisionName
 from robustrun.schema import plain, validate
 
@@ -83,8 +84,25 @@ class Job:
         return Path(str(self.config.paths.outputs)).absolute()
 
     @property
+    def shard(self) -> str | None:
+        """Which part of a certification this job does ("i/n"); None if all of it."""
+        return self.axes["certifier"].values.get("shard")
+
+    @property
     def subdir(self) -> str:
-        return f"{self.exp}/{self.run_id}"
+        return f"{self.exp}/{self.run_id}" + (f"-{self.shard.replace('/', 'of')}" if self.shard else "")
+
+    @property
+    def kin(self) -> list[Path]:
+        """The directories of the whole job and of its shards, where this is one of the shards."""
+        if not self.shard:
+            return []
+        return sorted(self.outputs.glob(f"{self.exp}/{self.run_id}*"))
+
+    @property
+    def mark(self) -> str:
+        """What a run directory is claimed with: shards of one certification share the identity, not the directory."""
+        return self.sha256 + (f" {self.shard}" if self.shard else "")
 
     @property
     def directory(self) -> Path:
@@ -95,11 +113,11 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether the directory holds the result of this job (of another one, if it was given by hand: not)."""
-        return (self.directory / "result.json").is_file() and self.holder(self.directory) in (None, self.sha256)
+        return (self.directory / "result.json").is_file() and self.holder(self.directory) in (None, self.mark)
 
     @staticmethod
     def holder(directory: Path) -> str | None:
-        """The identity of the job whose directory this is; None if it is nobody's."""
+        """The mark of the job whose directory this is; None if it is nobody's."""
         mark = directory / ".job"
         return mark.read_text() if mark.is_file() else None
 
@@ -139,6 +157,7 @@ def check(config: DictConfig, composer: Composer, ancestors: Sequence[str] = ())
         | plain(choice.implementation, _choice(axis, names, config.hydra.runtime.choices).values)
         for axis, choice in axes.items()
     }
+    shard_indices((), identity["certifier"].pop("shard", None))  # checked here; a part of a job is that job
     return Job(paths, overrides, exp, seed, axes, needs, digest(identity))
 
 

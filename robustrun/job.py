@@ -16,8 +16,8 @@ from robustrun.check import Job
 from robustrun.errors import ConfigError, JobFailed
 from robustrun.report import environment, figures
 from robustrun.report.results import Result
-from robustrun.roles import Fitted, Report
-from robustrun.runtime import Run
+from robustrun.roles import Fitted, Report, Task
+from robustrun.runtime import Checkpoints, Run
 from robustrun.runtime.files import write_atomically
 from robustrun.runtime.seeds import seed_globals
 from robustrun.saved import restore, save
@@ -65,7 +65,7 @@ def _run(job: Job, run: Run) -> Result | None:
         trainer = job.axes["trainer"].build()
         certifier = job.axes["certifier"].build()
     with _timed("fit", timings):
-        fitted = restore(model, run.checkpoints)
+        fitted = restore(model, run.checkpoints) or _from_another_shard(job, model, task, run)
         if fitted is None:
             seed_globals(run.seed_for("fit"))
             fitted = trainer.fit(task, model, run)
@@ -79,6 +79,16 @@ def _run(job: Job, run: Run) -> Result | None:
     return _record(job, run, fitted, report, _accumulate(timings, fitted))
 
 
+def _from_another_shard(job: Job, model: object, task: Task, run: Run) -> Fitted | None:
+    """The model that another part of the same certification has trained: all parts must judge one model."""
+    for directory in job.kin:
+        fitted = restore(model, Checkpoints(directory / "checkpoints"))
+        if fitted is not None:
+            save(fitted, task.spec, run.checkpoints)
+            return fitted
+    return None
+
+
 def _record(job: Job, run: Run, fitted: Fitted, report: Report, timings: dict[str, float]) -> Result:
     figures.write(report.figures, run.dir / "figures")
     for name, content in report.files.items():
@@ -90,6 +100,7 @@ def _record(job: Job, run: Run, fitted: Fitted, report: Report, timings: dict[st
         exp=job.exp,
         paper=job.config.paper,
         row=job.row,
+        shard=job.shard,
         metrics={name: float(value) for name, value in report.metrics.items()},
         paper_metrics=job.plain()["paper_metrics"] or {},
         timings=timings,
@@ -109,19 +120,19 @@ def _surroundings(job: Job) -> dict:
     config = job.plain()
     tracker = config["tracker"]
     options = {"tracker": tracker["name"], "project": tracker.get("project", "robustrun")}
-    return {**config["runtime"], **options, "run_id": job.run_id, "name": job.title, "config": config}
+    return {**config["runtime"], **options, "run_id": job.subdir.rpartition("/")[2], "name": job.title, "config": config}
 
 
 def _claim(job: Job, directory: Path) -> None:
     """Mark the run directory as this job's; refuse one that holds another."""
     directory.mkdir(parents=True, exist_ok=True)
     _refuse_other(job, directory)
-    write_atomically(directory / ".job", job.sha256.encode())
+    write_atomically(directory / ".job", job.mark.encode())
 
 
 def _refuse_other(job: Job, directory: Path) -> None:
     holder = job.holder(directory)
-    if holder not in (None, job.sha256):
+    if holder not in (None, job.mark):
         raise ConfigError(f"{directory} holds another job ({holder[:12]}): choose another hydra.run.dir")
 
 

@@ -30,14 +30,21 @@ def plan(composer: Composer, points: Iterable[Sequence[str]]) -> list[Job]:
 
 
 def waves(jobs: Iterable[Job]) -> list[list[Job]]:
-    """The unfinished jobs and their unfinished needs, in waves: each wave needs only earlier ones."""
+    """The unfinished jobs and their unfinished needs, in waves: each wave needs only earlier ones.
+
+    Where nothing is trained yet, the first shard of a certification goes before the others: they judge its model.
+    """
     depth: dict[str, int] = {}
     found: dict[str, Job] = {}
+    first_shards: dict[str, Job] = {}
 
     def visit(job: Job) -> int:
         key = job.directory.as_posix()
         if key not in depth:
             needed = [need.job for need in job.needs.values() if need.job is not None]
+            first = first_shards.setdefault(job.sha256, job) if job.shard else job
+            if first is not job and not any((kin / "result.json").is_file() for kin in job.kin):
+                needed.append(first)
             depth[key] = max((visit(need) + 1 for need in needed if not need.finished), default=0)
             found[key] = job
         return depth[key]

@@ -22,6 +22,7 @@ class Result(BaseModel):
     exp: str
     paper: str | None = None
     row: str | None = None
+    shard: str | None = None  # "i/n": the figures are of this part of the examples alone
     metrics: dict[str, float | None]
     paper_metrics: dict[str, float | None] = {}
     timings: dict[str, float] = {}  # seconds: data, build, fit, certify, total

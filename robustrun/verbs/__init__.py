@@ -1,0 +1,26 @@
+"""The verbs of the command line beside running jobs: one file each, imported when it is called."""
+
+import importlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    usage: str
+    help: str
+
+    def run(self, argv: list[str]) -> int:
+        """Run the verb; the exit code."""
+        module = importlib.import_module(f"robustrun.verbs.{self.usage.partition(' ')[0]}")
+        return module.run(argv)
+
+
+VERBS = {
+    verb.usage.partition(" ")[0]: verb
+    for verb in (
+        Verb("list [GROUP]", "what can be composed, one line each"),
+        Verb("data list|get|verify [NAME]", "data sets: size, source, licence, present?"),
+        Verb("merge RUN...", "join the shards of one certification"),
+        Verb("doctor", "what works on this machine"),
+    )
+}
