@@ -270,7 +270,8 @@ class TabularAgent(nn.Module):
 
     `radius` gives the L1 radius of a confidence interval by the number of samples, `pooling` adds up the samples of
     analogous pairs, and `update_frequency` transitions lie between two planning calls. Buffers: `policy` (S,) the
-    greedy actions, `safe` (S, A) the safe set, `entered` (S, A) when a pair joined it, `interval` (S, A) the radii in use.
+    greedy actions, `safe` (S, A) the safe set, `entered` (S, A) when a pair joined it, `interval` (S, A) the radii in
+    use.
     """
 
     radius: Callable[[np.ndarray], np.ndarray]
