@@ -120,7 +120,8 @@ def _surroundings(job: Job) -> dict:
     config = job.plain()
     tracker = config["tracker"]
     options = {"tracker": tracker["name"], "project": tracker.get("project", "robustrun")}
-    return {**config["runtime"], **options, "run_id": job.subdir.rpartition("/")[2], "name": job.title, "config": config}
+    name = job.subdir.rpartition("/")[2]  # shards are runs of their own to a tracker
+    return {**config["runtime"], **options, "run_id": name, "name": job.title, "config": config}
 
 
 def _claim(job: Job, directory: Path) -> None:
