@@ -60,8 +60,8 @@ def branch_and_bound(
     gap: float = 1e-6,
     time_limit: float = 60.0,
     batch: int = 1024,
-    steps: int = 6,
-    lr: float = 0.2,
+    steps: int = 12,
+    lr: float = 1.2,
     attained: Bounds | None = None,
     generator: torch.Generator | None = None,
 ) -> Optimum:
@@ -180,7 +180,6 @@ class _Search:
         direction = torch.where(d.problem < self.examples, 1.0, -1.0).to(d.bound.dtype).view(-1, 1)
         objective = direction.view(-1, 1, *[1] * len(self.net.output.shape))
         target = self._target(d.problem)
-        moments = [torch.zeros_like(d.alpha) for _ in range(4)]
         best = torch.full_like(d.bound, -torch.inf)
         kept = d.alpha, d.beta
         alpha, beta = d.alpha, d.beta
@@ -209,7 +208,7 @@ class _Search:
                 d.score = self._scores(d, scale, alpha.detach())
             if last or bool((best >= target).all()):
                 break
-            alpha, beta = self._ascend(alpha.detach(), beta.detach(), gradient, moments, step, scale_beta)
+            alpha, beta = self._ascend(alpha.detach(), beta.detach(), gradient, target - value.detach(), scale_beta)
         d.bound = torch.maximum(d.bound, best - self.margin[d.problem])
         d.alpha, d.beta = kept
         return d
@@ -223,20 +222,21 @@ class _Search:
             lines[node.name] = line._replace(multiplier=push[name].unsqueeze(1))
         return lines
 
-    def _ascend(self, alpha, beta, gradient, moments, step, scale):
-        """One step of Adam for each, projected on 0 <= alpha <= 1 and beta >= 0, on the scale of the coefficients."""
-        moved = []
-        for k, (value, g, size) in enumerate(zip((alpha, beta), gradient, (1.0, scale), strict=True)):
-            if g is None:
-                moved.append(value)
-                continue
-            g = g * size
-            m, v = moments[2 * k], moments[2 * k + 1]
-            m.mul_(0.8).add_(g, alpha=0.2)
-            v.mul_(0.9).addcmul_(g, g, value=0.1)
-            rate = self.lr * 0.9**step * (1 - 0.9 ** (step + 1)) ** 0.5 / (1 - 0.8 ** (step + 1))
-            moved.append(value + size * rate * m / (v.sqrt() + 1e-12))
-        return moved[0].clamp(0, 1), moved[1].clamp(min=0)
+    def _ascend(self, alpha, beta, gradient, missing, scale):
+        """Polyak's step, projected on 0 <= alpha <= 1 and beta >= 0.
+
+        The bound is concave and piecewise linear in the multipliers, and the value that closes the domain is
+        known: the step that would reach it if the bound were linear converges linearly, without a rate to tune.
+        beta moves on the scale of the coefficients.
+        """
+        g_alpha = torch.zeros_like(alpha) if gradient[0] is None else gradient[0]
+        g_beta = torch.zeros_like(beta) if gradient[1] is None else gradient[1] * scale
+        # directions that the constraints forbid take no part in the step
+        g_alpha = torch.where(((alpha <= 0) & (g_alpha < 0)) | ((alpha >= 1) & (g_alpha > 0)), 0.0, g_alpha)
+        g_beta = torch.where((beta <= 0) & (g_beta < 0), 0.0, g_beta)
+        norm = (g_alpha.square().sum(1) + g_beta.square().sum(1)).clamp(min=1e-300)
+        step = (self.lr * missing.clamp(min=0) / norm).unsqueeze(1)
+        return (alpha + step * g_alpha).clamp(0, 1), (beta + step * g_beta * scale).clamp(min=0)
 
     def _coefficients(self, seen: Mapping[str, Tensor]) -> Tensor:
         by_pre = {

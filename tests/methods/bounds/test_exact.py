@@ -1,5 +1,7 @@
 """The exact methods against brute force, against each other, and above all relaxations."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -123,7 +125,7 @@ def test_more_tolerance_never_narrows_the_exact_range():
     net = mlp(4, 8, 8, 1, seed=5)
     network = trace(net, (4,))
     ranges = [branch_and_bound(network, _box(3, 4, e)).attained for e in (0.05, 0.1, 0.2)]
-    for small, large in zip(ranges, ranges[1:], strict=False):
+    for small, large in itertools.pairwise(ranges):
         assert (large.lower <= small.lower + 1e-5).all()
         assert (large.upper >= small.upper - 1e-5).all()
 
