@@ -183,6 +183,21 @@ class RegressionTask(ExampleTask):
     spec: RegressionSpec
 
 
+class SensorTask(RegressionTask):
+    """One positive quantity, a fraction of its maximum, from sensor readings scaled to about [0, 1].
+
+    Every reading comes with a tolerance; a threat of epsilon means noise of epsilon times the tolerances.
+    """
+
+    sensors: tuple[str, ...] = ()
+    quantity: str = "quantity"  # its name and unit, for sentences and figures
+    maximum: float = 1.0  # of the quantity, in its unit: what a target of 1 stands for
+
+    def tolerance(self, inputs: Tensor) -> Tensor:
+        """The tolerance of every reading of (B, sensors), in the units of the inputs; broadcasts against them."""
+        raise NotImplementedError
+
+
 class SegmentationTask(ExampleTask):
     """Images to label maps (B, H', W') int64."""
 
