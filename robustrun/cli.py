@@ -7,11 +7,10 @@ failed, 2 the request was wrong, 3 data not obtainable, 75 stopped with a checkp
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from robustrun.errors import ConfigError, JobFailed, RobustrunError
+from robustrun.errors import ConfigError, report_error
 from robustrun.registry import nearest
 
 USAGE = """\
@@ -50,32 +49,6 @@ def run(argv: Sequence[str]) -> int:
         return 0
     except Exception as error:
         return report_error(error)
-
-
-def report_error(error: BaseException, prefix: str = "robustrun: ") -> int:
-    """Print one sentence for an exception; the exit code that it means."""
-    if isinstance(error, KeyboardInterrupt):
-        print(f"{prefix}interrupted", file=sys.stderr)
-        return 130
-    if os.environ.get("ROBUSTRUN_TRACEBACK") == "1":
-        traceback.print_exception(error)
-    if isinstance(error, OSError) and not isinstance(error, RobustrunError):
-        error = JobFailed(_os_sentence(error))
-    elif not isinstance(error, RobustrunError):
-        text = " ".join(str(error).split())
-        hint = "ROBUSTRUN_TRACEBACK=1 shows where"
-        error = JobFailed(f"{type(error).__name__}: {text} ({hint})")
-    print(f"{prefix}{error}", file=sys.stderr)
-    return error.exit_code
-
-
-def _os_sentence(error: OSError) -> str:
-    import errno
-
-    where = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full{where}: free some space and type the same command again to resume"
-    return f"{error.strerror or error}{where}"
 
 
 def _dispatch(argv: list[str]) -> int:

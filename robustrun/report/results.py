@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustrun.errors import DataError
-from robustrun.runtime.files import write_atomically
 
 SCHEMA = 1
 
@@ -35,6 +34,8 @@ class Result(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write the file atomically. NaN and infinity become null: JSON has no word for them."""
+        from robustrun.runtime.files import write_atomically  # with torch, which reading results does without
+
         data = self.model_dump(by_alias=True, mode="json")
         for name in ("metrics", "paper_metrics"):
             data[name] = {k: v if v is None or math.isfinite(v) else None for k, v in data[name].items()}

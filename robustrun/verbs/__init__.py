@@ -18,6 +18,7 @@ class Verb:
 VERBS = {
     verb.usage.partition(" ")[0]: verb
     for verb in (
+        Verb("table [PAPER[.TABLE]] [--run ...]", "the papers' tables: what is done, missing; --run launches the rest"),
         Verb("list [GROUP]", "what can be composed, one line each"),
         Verb("data list|get|verify [NAME]", "data sets: size, source, licence, present?"),
         Verb("merge RUN...", "join the shards of one certification"),

@@ -1,0 +1,150 @@
+"""How a paper's tables stand: which row is which job, and which of those jobs are finished."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from robustrun.catalogue import options
+from robustrun.errors import ConfigError
+from robustrun.paths import conf_dir, experiments_dir
+from robustrun.registry import nearest, plugin_conf_dirs
+from robustrun.report.index import Found, Index
+from robustrun.report.tables import Row, Table
+from robustrun.report.view import RowView, TableView, row_view
+
+# Overrides that change where and how a job runs, but not what it is (and so are no part of a row's identity).
+_ELSEWHERE = ("runtime", "tracker", "paths", "hydra", "rerun", "objective")
+# What a job's identity follows from, beside the configuration tree: the schemas and how they are hashed.
+_CODE = ("tasks", "models", "trainers", "certifiers", "check.py", "schema.py", "numbers.py", "compose.py", "plan.py")
+
+
+def outputs_dir(overrides: Sequence[str] = ()) -> Path:
+    """Where runs are looked for: `paths.outputs=`, $ROBUSTRUN_OUTPUTS or ./outputs."""
+    typed = [o.partition("=")[2] for o in overrides if o.partition("=")[0] == "paths.outputs"]
+    return Path(typed[-1] if typed else os.environ.get("ROBUSTRUN_OUTPUTS", "outputs")).absolute()
+
+
+def open_index(outputs: Path) -> Index:
+    """The index of the outputs and of the results that were committed with the papers."""
+    return Index(outputs, sorted(path for path in experiments_dir().glob("*/results") if path.is_dir()))
+
+
+class Reproduction:
+    """Looks tables' rows up among finished runs, and plans the jobs of the missing ones.
+
+    Args:
+        index: the finished runs.
+        overrides: added to every row; those that change the job make the rows reduced ones.
+        config_dir: a further configuration directory.
+    """
+
+    def __init__(self, index: Index, overrides: Sequence[str] = (), config_dir: str | None = None):
+        self.index = index
+        self.overrides = tuple(o for o in overrides if not o.startswith("seed="))
+        self.seeds = tuple(_seed(o) for o in overrides if o.startswith("seed="))[-1:]  # in place of the rows' own
+        self._config_dir = config_dir
+
+    @cached_property
+    def composer(self):
+        # Only imported when an identity is not known yet: looking at tables must be quick.
+        from robustrun.compose import Composer
+
+        return Composer.create(self._config_dir)
+
+    @property
+    def reduced(self) -> list[str]:
+        """The overrides that make a row another job than the paper's."""
+        seeds = [f"seed={seed}" for seed in self.seeds]
+        return seeds + [
+            o for o in self.overrides if o.partition("=")[0].partition(".")[0].partition("/")[0] not in _ELSEWHERE
+        ]
+
+    def view(self, name: str, table: Table) -> TableView:
+        """The table with all that is found of it."""
+        rows = [self._row(id_, row, table) for id_, row in self._rows(table)]
+        return TableView(name, table, rows, self.reduced)
+
+    def jobs(self, table: Table) -> Iterator[tuple[str, object]]:
+        """For each seed of each row its row and its checked job, or the error that there is none."""
+        for id_, row in self._rows(table):
+            for seed in row.seeds:
+                try:
+                    yield id_, self._job(row, seed)
+                except ConfigError as error:
+                    yield id_, error
+                    break
+
+    def _rows(self, table: Table) -> Iterator[tuple[str, Row]]:
+        for id_, row in table.rows.items():
+            yield id_, row.model_copy(update={"seeds": self.seeds}) if self.seeds else row
+
+    def find(self, row: Row, seed: int) -> Found | None:
+        """The newest finished run of the row with that seed.
+
+        Raises:
+            ConfigError: the row makes no sense.
+        """
+        if not self.index.has(row.exp, seed):
+            self._check_exp(row)
+            return None  # before anything is composed, which takes longer than all the rest
+        return self.index.newest(self._identity(row, seed))
+
+    def _row(self, id_: str, row: Row, table: Table) -> RowView:
+        try:
+            runs = [run for seed in row.seeds if (run := self.find(row, seed))]
+            error = ""
+        except ConfigError as wrong:
+            runs, error = [], str(wrong)
+        return row_view(id_, row, table.columns, runs, error, reduced=bool(self.reduced))
+
+    def _typed(self, row: Row, seed: int) -> list[str]:
+        return [*row.overrides, f"seed={seed}", *self.overrides]
+
+    def _job(self, row: Row, seed: int):
+        from robustrun.check import only_job
+
+        return only_job(self.composer, self._typed(row, seed))
+
+    def _identity(self, row: Row, seed: int) -> str:
+        typed = [o for o in self._typed(row, seed) if _node(o) not in _ELSEWHERE]
+        key = hashlib.sha256(json.dumps([self._fingerprint, typed]).encode()).hexdigest()
+        sha = self.index.identity(key)
+        if sha is None:
+            job = self._job(row, seed)
+            sha = job.sha256
+            if all(need.job is not None for need in job.needs.values()):  # files and directories may change
+                self.index.remember(key, sha)
+        return sha
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Changes with every file that a job's identity follows from."""
+        package = Path(__file__).parent
+        roots = [conf_dir(), *plugin_conf_dirs(), *(package / name for name in _CODE)]
+        roots += [Path(self._config_dir)] if self._config_dir else []
+        files = [f for root in roots for f in ([root] if root.is_file() else sorted(root.rglob("*.[yp]*")))]
+        stamps = [(f.as_posix(), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.is_file()]
+        return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+
+    @cached_property
+    def _experiments(self) -> Mapping[str, str]:
+        return options("exp", Path(self._config_dir) if self._config_dir else None)
+
+    def _check_exp(self, row: Row) -> None:
+        if row.exp != "adhoc" and row.exp not in self._experiments:
+            raise ConfigError(f"no exp is called '{row.exp}'{nearest(row.exp, self._experiments)}")
+
+
+def _node(override: str) -> str:
+    """The key at the root of the config that an override changes."""
+    return override.partition("=")[0].partition(".")[0].partition("/")[0].lstrip("+~")
+
+
+def _seed(override: str) -> int:
+    value = override.partition("=")[2]
+    if not value.isdecimal():
+        raise ConfigError(f"{override}: a table takes one seed for all its rows, a whole number from 0 on")
+    return int(value)
