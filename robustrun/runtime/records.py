@@ -32,12 +32,11 @@ class ExampleLog:
         self._directory = Path(directory)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._stem = name if shard is None else f"{name}-{shard.replace('/', 'of')}"
-        own = self._directory / f"{self._stem}.{self._distributed.rank}.jsonl"
-        _drop_torn_line(own)
+        self._own = self._directory / f"{self._stem}.{self._distributed.rank}.jsonl"
+        _drop_torn_line(self._own)
         self._distributed.barrier()
         self._done = {int(i) for record in self._read() for i in record["index"]}
         self._distributed.barrier()  # nobody appends before everybody has read
-        self._file = open(own, "ab")  # noqa: SIM115 - closed by close()
 
     @property
     def done(self) -> np.ndarray:
@@ -71,8 +70,8 @@ class ExampleLog:
         if not new:
             return
         record = {"index": index[new].tolist(), **{name: v[new].tolist() for name, v in values.items()}}
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        with open(self._own, "ab") as file:
+            file.write(json.dumps(record).encode() + b"\n")
         self._done.update(record["index"])
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -91,15 +90,6 @@ class ExampleLog:
             values = [value for record in records for value in record[name]]
             result[name] = np.asarray(values)[first] if values else np.empty(0)
         return result
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> "ExampleLog":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def _read(self) -> list[dict[str, list]]:
         records = []

@@ -14,9 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    ["tests.runtime.training_job", "torch._dynamo"]
-)  # optimizers import the latter
+_context.set_forkserver_preload(["tests.runtime.training_job", "torch._dynamo"])  # optimizers import the latter
 
 
 class Job:
