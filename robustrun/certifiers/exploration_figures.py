@@ -117,7 +117,8 @@ def film(decisions: Decisions, task: MDPTask, frames: int) -> bytes:
     scale = max(4, min(16, 900 // task.scene.background.shape[1]))
     pictures = []
     for time in times[times < steps]:
-        share = ((entered >= 0) & (entered <= time)).mean(axis=1)
+        safe = (entered >= 0) & (entered <= time)
+        share = 0.4 * safe.any(axis=1) + 0.6 * safe.mean(axis=1)
         frame = task.scene.frame(int(decisions.states[0, time]), tint=share, scale=scale)
         pictures.append(Image.fromarray(frame))
     buffer = io.BytesIO()

@@ -28,4 +28,6 @@ QUICK = {
         "certifier.attack_starts=100",
         "certifier.attack_steps=5",
     ],
+    "quick/ase": ["task.steps=600", "certifier.frames=10"],
+    "quick/ase_platformer": ["task.steps=300", "certifier.frames=10"],
 }
