@@ -1,0 +1,85 @@
+"""Randomized smoothing: certificates from the votes of a classifier under noise."""
+
+from robustrun.methods.smoothing.binomial import clopper_pearson_lower, clopper_pearson_upper
+from robustrun.methods.smoothing.label_attack import (
+    distance_order,
+    fit_logistic,
+    flips_to_break,
+    influence_order,
+)
+from robustrun.methods.smoothing.label_certify import (
+    LabelCertificate,
+    certify_binary,
+    certify_multiclass,
+)
+from robustrun.methods.smoothing.label_chernoff import (
+    BinaryVote,
+    LogMoment,
+    binary_vote,
+    compress,
+    group_by_label,
+    minimise,
+)
+from robustrun.methods.smoothing.label_enumeration import (
+    all_labellings,
+    enumerated_radius,
+    enumerated_votes,
+)
+from robustrun.methods.smoothing.label_exact import ExactFlips, exact_flips, exact_flips_multiclass
+from robustrun.methods.smoothing.label_hat import RidgeHat
+from robustrun.methods.smoothing.label_partition import (
+    PartitionVotes,
+    partition_radius,
+    partition_votes,
+)
+from robustrun.methods.smoothing.label_radius import (
+    binary_nats,
+    flip_divergence,
+    kl_radius,
+    kl_radius_multiclass,
+    np_radius,
+    np_thresholds,
+    pair_nats,
+)
+from robustrun.methods.smoothing.label_rivals import RivalVotes, rival_votes
+from robustrun.methods.smoothing.label_sampling import SampledVotes, noisy_labels, sampled_votes
+
+__all__ = [
+    "BinaryVote",
+    "ExactFlips",
+    "LabelCertificate",
+    "LogMoment",
+    "PartitionVotes",
+    "RidgeHat",
+    "RivalVotes",
+    "SampledVotes",
+    "all_labellings",
+    "binary_nats",
+    "binary_vote",
+    "certify_binary",
+    "certify_multiclass",
+    "clopper_pearson_lower",
+    "clopper_pearson_upper",
+    "compress",
+    "distance_order",
+    "enumerated_radius",
+    "enumerated_votes",
+    "exact_flips",
+    "exact_flips_multiclass",
+    "fit_logistic",
+    "flip_divergence",
+    "flips_to_break",
+    "group_by_label",
+    "influence_order",
+    "kl_radius",
+    "kl_radius_multiclass",
+    "minimise",
+    "noisy_labels",
+    "np_radius",
+    "np_thresholds",
+    "pair_nats",
+    "partition_radius",
+    "partition_votes",
+    "rival_votes",
+    "sampled_votes",
+]
