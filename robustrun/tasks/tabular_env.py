@@ -1,7 +1,7 @@
 """Finite MDPs as gymnasium environments: robustrun/UnsafeGrid-v0, robustrun/Platformer-v0, and any MDP of yours.
 
-Importing this module registers the first two, so `gymnasium.make("robustrun.tasks.tabular_env:robustrun/UnsafeGrid-v0")`
-needs no other import. Their keywords are those of `grid_world` (text, slip, analogy_radius) and `platformer` (level).
+Importing this module registers the first two; `gymnasium.make("robustrun.tasks.tabular_env:robustrun/UnsafeGrid-v0")`
+does it by itself. Their keywords are those of `grid_world` (text, slip, analogy_radius) and `platformer` (level).
 """
 
 from collections.abc import Callable
