@@ -6,7 +6,7 @@ has an identity: a hash of everything that can change its result, and of nothing
 
 import hashlib
 import json
-import shlex
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,6 +242,10 @@ def _needs(config: DictConfig, composer: Composer, ancestors: Sequence[str]) -> 
     }
 
 
+# Words between spaces; quotes hold words together and stay, since they belong to the grammar of overrides.
+_WORD = re.compile(r"""(?:[^\s'"]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")+""")
+
+
 def _need(name: str, text: Any, carried: list[str], composer: Composer, ancestors: Sequence[str]) -> Need:
     if not isinstance(text, str):
         raise ConfigError(f"needs.{name} must be one string: an experiment with overrides, a run directory or a file")
@@ -252,7 +256,7 @@ def _need(name: str, text: Any, carried: list[str], composer: Composer, ancestor
         return Need(path.absolute(), _identity_of_run(name, path))
     if text in ancestors:
         raise ConfigError(f"needs.{name} goes in a circle: {' -> '.join([*ancestors, text])}")
-    exp, *rest = shlex.split(text)
+    exp, *rest = _WORD.findall(text)
     if exp not in composer.options("exp"):
         raise ConfigError(f"needs.{name}='{text}' is neither an experiment nor an existing run directory or file")
     job = only_job(composer, [f"+exp={exp}", *rest, *carried], [*ancestors, text])
@@ -319,13 +323,13 @@ def only_job(composer: Composer, overrides: Sequence[str], ancestors: Sequence[s
 # -------------------------------------------------------------------------------- for Hydra's directories
 
 
-def register_directories(composer: Composer) -> None:
-    """Let `hydra.run.dir` and `hydra.sweep.subdir` follow from a job's identity (`${run_subdir:}`)."""
+def _run_subdir(*, _root_: DictConfig) -> str:
+    """`${run_subdir:}`: `hydra.run.dir` and `hydra.sweep.subdir` follow from a job's identity."""
+    return check(_root_, Composer.current()).subdir
 
-    def run_subdir(*, _root_: DictConfig) -> str:
-        return check(_root_, composer).subdir
 
-    OmegaConf.register_new_resolver("run_subdir", run_subdir, replace=True)
+# With this module, so that it is there in every process that a launcher starts.
+OmegaConf.register_new_resolver("run_subdir", _run_subdir, replace=True)
 
 
 def current(config: DictConfig, composer: Composer) -> Job:

@@ -55,16 +55,16 @@ def judge_examples(
     chunks = chunks[run.distributed.rank :: run.distributed.world_size]
     total = sum(len(chunk) for chunk in chunks)
     log = run.example_log(name)
-    with run.progress(total, description, unit="example") as progress:
-        for chunk in chunks:
-            if not len(log.remaining(chunk)):
-                progress.advance(len(chunk))
-                continue
-            batch = next(iter(task.loader(split, len(chunk), run, indices=chunk).epoch(0)))
-            batch = Batch(batch.inputs, batch.targets, batch.targets.new_tensor(chunk))
-            columns = {key: value.detach().cpu().numpy() for key, value in judge(batch).items()}
-            log.append(index=chunk, **columns)
-            progress.advance(len(chunk))  # where a signal ends the job, its records kept
+    first = next((i for i, chunk in enumerate(chunks) if len(log.remaining(chunk))), len(chunks))
+    with run.progress(total, description, unit="example", done=sum(map(len, chunks[:first]))) as progress:
+        if first < len(chunks):
+            loader = task.loader(split, batch_size, run, indices=np.concatenate(chunks))
+            for chunk, batch in zip(chunks[first:], loader.epoch(0, first), strict=True):
+                if len(log.remaining(chunk)):
+                    batch = Batch(batch.inputs, batch.targets, batch.targets.new_tensor(chunk))
+                    columns = {key: value.detach().cpu().numpy() for key, value in judge(batch).items()}
+                    log.append(index=chunk, **columns)
+                progress.advance(len(chunk))  # where a signal ends the job, its records kept
     columns = log.columns()
     keep = np.isin(columns["index"], chosen)
     return {key: value[keep] for key, value in columns.items()}

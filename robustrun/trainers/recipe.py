@@ -22,7 +22,7 @@ class Optimizer(BaseModel):
     momentum: Probability = 0.9  # of SGD
     nesterov: bool = False
     weight_decay: NonNegative = 0.0
-    decay: Literal["all", "weights"] = "all"  # "weights" spares biases and normalisation
+    decay: Literal["all", "weights", "not_norm"] = "all"  # "weights" spares biases and normalisation
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser over a model's parameters, in the fused implementation where there is one.
@@ -48,11 +48,18 @@ class Optimizer(BaseModel):
         parameters = [p for p in model.parameters() if p.requires_grad]
         if self.decay == "all" or self.weight_decay == 0:
             return [{"params": parameters}]
-        # One-dimensional parameters are biases and the scales and shifts of normalisation layers.
+        if self.decay == "weights":  # one-dimensional parameters are biases, scales and shifts
+            spared = {id(p) for p in parameters if p.ndim <= 1}
+        else:
+            norms = (m for m in model.modules() if isinstance(m, _NORMS))
+            spared = {id(p) for norm in norms for p in norm.parameters(recurse=False)}
         return [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in parameters if id(p) not in spared]},
+            {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},
         ]
+
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class Schedule(BaseModel):

@@ -15,6 +15,7 @@ from robustrun.numbers import NonNegative, Number, PositiveInt
 from robustrun.registry import trainers
 from robustrun.roles import Batch, ClassificationTask, Fitted, Trainer
 from robustrun.runtime import Run, TrainingLoop
+from robustrun.saved import load_fitted
 from robustrun.trainers.recipe import Optimizer, Schedule
 
 
@@ -56,6 +57,8 @@ class Supervised(Trainer):
         batch_size: examples a step, over all processes.
         optimizer, schedule: see `recipe`.
         monitor: what is measured after each epoch.
+        initial: a finished run whose weights (and optimiser, if it kept it) training starts from.
+        keep_optimizer: keep the optimiser's state for a run that goes on from this one.
     """
 
     def __init__(
@@ -66,12 +69,16 @@ class Supervised(Trainer):
         optimizer: Optimizer = Optimizer(),  # noqa: B008
         schedule: Schedule = Schedule(),  # noqa: B008
         monitor: Monitor = Monitor(),  # noqa: B008
+        initial: str | None = None,
+        keep_optimizer: bool = False,
     ):
         self.epochs = epochs
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.schedule = schedule
         self.monitor = monitor
+        self.initial = initial
+        self.keep_optimizer = keep_optimizer
 
     updates_per_batch = 1
 
@@ -83,6 +90,8 @@ class Supervised(Trainer):
                 )
         loader = task.loader("train", self.batch_size, run, train=True)
         session = Session(task, model, self.optimizer.build(model), run)
+        if self.initial is not None:
+            self._start_from(session)
         self.prepare(session)
         session.loop = TrainingLoop(
             run,
@@ -105,7 +114,15 @@ class Supervised(Trainer):
             "train_seconds": session.loop.train_seconds,
             "updates": session.loop.step * self.updates_per_batch,
         }
+        if self.keep_optimizer:
+            extra["optimizer"] = session.optimizer.state_dict()
         return Fitted(model, session.loop.states(), session.loop.history, extra)
+
+    def _start_from(self, session: Session) -> None:
+        fitted, _ = load_fitted(self.initial, session.run.device)
+        session.model.load_state_dict(fitted.states["last"])
+        if "optimizer" in fitted.extra:
+            session.optimizer.load_state_dict(fitted.extra["optimizer"])
 
     def prepare(self, session: Session) -> None:
         """Add to `session.state` what must survive a resume; called once, before the loop is made."""

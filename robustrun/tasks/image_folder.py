@@ -1,0 +1,90 @@
+"""Image classification on folders too large for memory: ImageNet, and anyone's set in the same layout."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from robustrun.data import ImageFolder, ImageFolderLoader, find_image_folder
+from robustrun.errors import ConfigError
+from robustrun.numbers import Number, Positive, PositiveInt
+from robustrun.registry import tasks
+from robustrun.roles import ClassificationSpec, ClassificationTask, Loader, Split
+from robustrun.runtime import Run
+
+
+@tasks.register("image_folder")
+class Folder(ClassificationTask):
+    """`train/CLASS/*.jpg` and `val/CLASS/*.jpg`, streamed from disk.
+
+    Training images are cropped at random (RandomResizedCrop) and flipped; test images are the middle `size`
+    pixels, without a resize of their own.
+
+    Args:
+        folder: a name of the catalogue ("imagenet"), or a path.
+        size: pixels of the crop.
+        resize: bring the shorter side to so many pixels first (bicubic); null leaves images as they are.
+        mean, std: per channel, applied inside the model.
+        limit, test_limit: use only so many examples, spread evenly over the split.
+        workers: processes that decode; null for one a core, at most 16.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str = "imagenet",
+        size: PositiveInt = 224,
+        resize: PositiveInt | None = None,
+        mean: tuple[Number, Number, Number] = (0.485, 0.456, 0.406),
+        std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225),
+        limit: PositiveInt | None = None,
+        test_limit: PositiveInt | None = None,
+        workers: int | None = None,
+    ):
+        self._folder, self._size, self._resize = folder, size, resize
+        self._mean, self._std = mean, std
+        self._limits = {"train": limit, "test": test_limit}
+        self._workers = workers
+
+    def load(self, run: Run) -> None:
+        folder = find_image_folder(self._folder)
+        self._images: dict[tuple[Split, Literal["random", "centre"]], ImageFolder] = {
+            (split, crop): ImageFolder(folder, split, size=self._size, crop=crop, resize=self._resize)
+            for split, crop in (("train", "random"), ("train", "centre"), ("test", "centre"))
+        }
+        train, test = self._images["train", "random"].classes, self._images["test", "centre"].classes
+        if train != test:
+            raise ConfigError(f"{folder}: the classes of train and val differ ({len(train)} and {len(test)})")
+        self.spec = ClassificationSpec((3, self._size, self._size), len(train), self._mean, self._std)
+        self._indices = {split: self._spread(split) for split in ("train", "test")}
+
+    def _spread(self, split: Split) -> torch.Tensor:
+        # The files are sorted by class: the first so many would be of one class.
+        size, limit = len(self._images[split, "centre"]), self._limits[split]
+        return torch.arange(size) if limit is None else torch.linspace(0, size - 1, min(limit, size)).round().long()
+
+    def size(self, split: Split) -> int:
+        return len(self._indices[split]) if split in self._indices else 0
+
+    def loader(
+        self,
+        split: Split,
+        batch_size: int,
+        run: Run,
+        *,
+        train: bool = False,
+        indices: Sequence[int] | None = None,
+    ) -> Loader:
+        chosen = self._indices[split]
+        return ImageFolderLoader(
+            self._images[split, "random" if train else "centre"],
+            batch_size,
+            device=run.device,
+            seed_for=run.seed_for,
+            shuffle=train,
+            rank=run.distributed.rank if train else 0,
+            world_size=run.distributed.world_size if train else 1,
+            indices=chosen if indices is None else chosen[torch.as_tensor(indices)],
+            channels_last=run.precision.channels_last,
+            workers=self._workers,
+        )
