@@ -19,7 +19,7 @@ robustrun: experiments in certified and robust machine learning, job = task x mo
 Run
   robustrun +exp=quick/fast_at                        a named experiment (under two minutes on a laptop)
   robustrun +exp=fast_at_cifar trainer.epochs=30      with overrides
-  robustrun -m +exp=fast_at_cifar seed=0,1,2          a sweep; on a cluster: hydra/launcher=slurm
+  robustrun -m +exp=fast_at_cifar seed=0,1,2          a sweep; on a cluster: hydra/launcher=slurm [--detach]
   robustrun task=mnist model=mnist_cnn trainer=fgsm certifier=pgd    the four axes by hand
   robustrun +exp=fast_at_cifar --cfg job              show the composed config and stop
 
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--detach", action="store_true")
     parser.add_argument("-cd", "--config-dir")
     parser.add_argument("-c", "--cfg", nargs="?", const="job", choices=("job", "hydra", "all"))
     parser.add_argument("-p", "--package")
@@ -106,15 +107,14 @@ def _hydra(argv: list[str]) -> int:
     composer = Composer.create(arguments.config_dir)
     if arguments.cfg or arguments.info or arguments.shell_completion or arguments.hydra_help:
         return _hydra_itself(composer, arguments, parser)
-    return execute(composer, arguments.overrides, arguments.multirun)
+    return execute(composer, arguments.overrides, arguments.multirun, arguments.detach)
 
 
 def _hydra_itself(composer, arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """What Hydra answers better than anyone: showing configs, its own help, tab completion."""
-    from robustrun.check import register_directories
+    import robustrun.check  # noqa: F401 - names the run directories
 
     hydra, overrides = composer.hydra, arguments.overrides
-    register_directories(composer)
     if arguments.shell_completion:
         hydra.shell_completion(config_name="config", overrides=overrides)
     elif arguments.hydra_help:
@@ -128,8 +128,12 @@ def _hydra_itself(composer, arguments: argparse.Namespace, parser: argparse.Argu
     return 0
 
 
-def execute(composer, overrides: Sequence[str], multirun: bool) -> int:
+def execute(composer, overrides: Sequence[str], multirun: bool, detach: bool = False) -> int:
     """Plan, run and show what the overrides ask for; the exit code."""
+    if detach:
+        from robustrun.launch import detached
+
+        overrides = detached(composer, overrides)
     parsed = composer.parse(overrides)
     chosen = {override.key_or_group: override.value() for override in parsed}
     if chosen.get("hydra/sweeper", "basic") != "basic":
@@ -150,10 +154,8 @@ def execute(composer, overrides: Sequence[str], multirun: bool) -> int:
 
 def _sweeper(composer, overrides: Sequence[str]) -> int:
     """An optimising sweeper proposes the jobs itself, so Hydra's own multirun is the right one."""
-    from robustrun.check import register_directories
     from robustrun.launch import task
 
-    register_directories(composer)
     composer.hydra.multirun("config", task, list(overrides), with_log_configuration=False)
     return 0
 
@@ -166,6 +168,11 @@ def _show(outcomes: Sequence, finished: set) -> int:
     if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:
         return max((getattr(outcome.error, "exit_code", 1) for outcome in outcomes if outcome.error), default=0)
     screen = console()
+    submitted = [outcome for outcome in outcomes if outcome.submitted]
+    if submitted:
+        numbers = ", ".join(dict.fromkeys(outcome.submitted.partition("_")[0] for outcome in submitted))
+        screen.print(f"submitted {len(submitted)} jobs (SLURM {numbers}): 'robustrun jobs' shows how they stand")
+        outcomes = [outcome for outcome in outcomes if not outcome.submitted]
     results = [
         Result.read(outcome.job.directory / "result.json") if outcome.error is None and outcome.job.finished else None
         for outcome in outcomes
@@ -174,7 +181,7 @@ def _show(outcomes: Sequence, finished: set) -> int:
         labels = _labels([outcome.job for outcome in outcomes])
         title = ", ".join(dict.fromkeys(outcome.job.exp for outcome in outcomes))
         screen.print(summary.comparison(list(zip(labels, results, strict=True)), title))
-    elif results[0] is not None:
+    elif results and results[0] is not None:
         screen.print(summary.single(results[0], outcomes[0].job.title))
     for outcome in outcomes:
         note = " (complete already; rerun=true repeats it)" if outcome.job.directory in finished else ""

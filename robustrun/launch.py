@@ -6,7 +6,7 @@ those; launchers and directories behave as Hydra's users know them.
 
 import errno
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from robustrun.check import Job, current, register_directories
+from robustrun.check import Job, current
 from robustrun.compose import Composer
 from robustrun.errors import ConfigError, Stopped
 from robustrun.plan import waves
@@ -24,10 +24,11 @@ from robustrun.plan import waves
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one job ended: its result file, or the exception that ended it."""
+    """How one job ended: its result file, the exception that ended it, or nothing yet if it was only submitted."""
 
     job: Job
     error: BaseException | None = None
+    submitted: str | None = None  # its number on the cluster, where nobody waits for it
 
 
 def task(config: DictConfig) -> float | None:
@@ -50,11 +51,11 @@ _stopped: list[Job] = []  # a job of this process was stopped by a signal: the s
 
 def launch(composer: Composer, jobs: Sequence[Job], multirun: bool) -> list[Outcome]:
     """Run jobs and their needs; finished ones are left alone. No failure takes the others with it."""
-    register_directories(composer)
     pending = waves(jobs)
     for job in itertools.chain.from_iterable(pending):
         _make(job.directory)
     errors: dict[Path, BaseException] = {}
+    submitted: dict[Path, str] = {}
     for wave in pending:
         ready = [job for job in wave if not _failed_need(job, errors)]
         for job in wave:
@@ -64,11 +65,24 @@ def launch(composer: Composer, jobs: Sequence[Job], multirun: bool) -> list[Outc
         if not ready:
             continue
         alone = len(pending) == 1 and len(wave) == 1 and not multirun
-        returns = [_run_here(composer, wave[0])] if alone else _run_launcher(composer, ready)
+        returns = [_run_here(composer, wave[0])] if alone else _run_launcher(composer, ready, submitted)
         for job, returned in zip(ready, returns, strict=True):
-            if returned.status is not JobStatus.COMPLETED:
+            if returned.status is JobStatus.UNKNOWN:
+                submitted[job.directory] = returned.working_dir
+            elif returned.status is not JobStatus.COMPLETED:
                 errors[job.directory] = returned._return_value
-    return [Outcome(job, errors.get(job.directory)) for job in jobs]
+    return [Outcome(job, errors.get(job.directory), submitted.get(job.directory)) for job in jobs]
+
+
+def detached(composer: Composer, overrides: Sequence[str]) -> list[str]:
+    """The overrides for a multirun that is submitted and not waited for.
+
+    Raises:
+        ConfigError: they choose no launcher that can do that.
+    """
+    if not any(o.key_or_group == "hydra/launcher" and o.value() == "slurm" for o in composer.parse(overrides)):
+        raise ConfigError("--detach leaves jobs to a cluster: add hydra/launcher=slurm")
+    return [*overrides, "hydra.launcher.detach=true"]
 
 
 def _make(directory: Path) -> None:
@@ -107,10 +121,13 @@ def _run_here(composer: Composer, job: Job) -> JobReturn:
     return returned
 
 
-def _run_launcher(composer: Composer, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+def _run_launcher(composer: Composer, jobs: Sequence[Job], submitted: Mapping[Path, str]) -> Sequence[JobReturn]:
     config = jobs[0].config
     context = _context(composer, config)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+    if hasattr(launcher, "run_dirs"):  # ours, for SLURM: it keeps records, and lets jobs wait for what they need
+        launcher.run_dirs = [job.directory for job in jobs]
+        launcher.after = list(submitted.values())
     context.callbacks.on_multirun_start(config=config, config_name="config")
     returned = launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
     context.callbacks.on_multirun_end(config=config, config_name="config")

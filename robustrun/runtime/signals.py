@@ -1,8 +1,9 @@
 """Stopping in good order: a signal sets a flag, and the job leaves at its next safe point with all saved."""
 
-import logging
 import os
+import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +11,6 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from robustrun.errors import Stopped
-
-logger = logging.getLogger("robustrun")
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
 
@@ -68,16 +67,38 @@ class StopFlag:
         Under submitit its own handler is called, which requeues the job; a first Ctrl-C becomes
         KeyboardInterrupt; anything else becomes `Stopped`.
         """
-        for signum in dict.fromkeys(self.received):
-            handler = self._previous.get(signum)
-            if _is_submitit(handler):
-                handler(signum, None)  # requeues and exits; for signals that submitit ignores it comes back
-                if not is_main and handler.__name__ != "bypass":
-                    time.sleep(60)  # the main rank is requeueing: leaving now would kill it
+        if signal.SIGINT not in self.received:
+            self._requeue(is_main)
         if self.signum == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(f"interrupted{saved}: the same command resumes")
         name = signal.Signals(self.signum).name if self.signum is not None else "another process's signal"
         raise Stopped(f"stopped on {name}{saved}: the same command resumes")
+
+    def _requeue(self, is_main: bool) -> None:
+        """Under submitit: requeue the job and exit. Elsewhere: nothing."""
+        requeue = next((h for h in self._previous.values() if _is_submitit(h) and h.__name__ != "bypass"), None)
+        if requeue is None:
+            return
+        # SLURM announces a time limit with submitit's signal, a preemption with SIGTERM while the job still counts
+        # as running; then it waits for the job to act. A job that it is requeueing or cancelling by itself is left
+        # to it: to exit without a result is all there is to do.
+        announced = {*self.received} - {signal.SIGTERM} or not self.received
+        if is_main and (announced or _slurm_state() == "RUNNING"):
+            requeue(self.signum or signal.SIGUSR2, None)  # exits, or raises: no further time-out is allowed
+        time.sleep(0 if is_main else 60)  # another rank must not leave before the main one has requeued
+        raise SystemExit(Stopped.exit_code)
+
+
+def _slurm_state() -> str | None:
+    """The state of this job as SLURM sees it; None if it does not say."""
+    number = os.environ.get("SLURM_JOB_ID")
+    try:
+        command = ["scontrol", "--oneliner", "show", "job", str(number)]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    state = re.search(r"JobState=(\w+)", answer)
+    return state.group(1) if state else None
 
 
 def _is_submitit(handler: Callable | Any) -> bool:

@@ -21,6 +21,7 @@ VERBS = {
         Verb("table [PAPER[.TABLE]] [--run ...]", "the papers' tables: what is done, missing; --run launches the rest"),
         Verb("list [GROUP]", "what can be composed, one line each"),
         Verb("data list|get|verify [NAME]", "data sets: size, source, licence, present?"),
+        Verb("jobs", "jobs on the cluster and how they stand"),
         Verb("merge RUN...", "join the shards of one certification"),
         Verb("doctor", "what works on this machine"),
     )

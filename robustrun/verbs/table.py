@@ -1,6 +1,7 @@
 """`robustrun table`: the papers' tables beside ours, and the launch of what is missing."""
 
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 
 from robustrun.errors import ConfigError, DataError, report_error
@@ -28,9 +29,9 @@ def run(argv: list[str]) -> int:
         raise ConfigError("table --run: which? robustrun table PAPER.TABLE --run")
     if chosen.detach and chosen.run is None:
         raise ConfigError("table --detach goes with --run")
-    overrides = [*(chosen.run or chosen.added), *(["hydra.launcher.detach=true"] if chosen.detach else [])]
+    overrides = list(chosen.run or chosen.added)
     complaints: dict[str, str] = {}
-    code = _launch_missing(found, overrides, chosen.config_dir, complaints) if chosen.run is not None else 0
+    code = _launch_missing(found, overrides, chosen, complaints) if chosen.run is not None else 0
     with open_index(outputs_dir(overrides)) as index:
         reproduction = Reproduction(index, overrides, chosen.config_dir)
         views = [reproduction.view(name, table) for name, table in found.items()]
@@ -63,14 +64,16 @@ def _show(views: Sequence[TableView], how: str, one: bool) -> None:
 
 
 def _launch_missing(
-    found: Mapping[str, Table], overrides: list[str], config_dir: str | None, complaints: dict[str, str]
+    found: Mapping[str, Table], overrides: list[str], chosen: Namespace, complaints: dict[str, str]
 ) -> int:
     """Launch every missing row of the tables as one multirun; the exit code. Rows that make no sense are left out."""
     from robustrun.check import Job
-    from robustrun.launch import launch
+    from robustrun.launch import detached, launch
 
     with open_index(outputs_dir(overrides)) as index:
-        reproduction = Reproduction(index, overrides, config_dir)
+        reproduction = Reproduction(index, overrides, chosen.config_dir)
+        if chosen.detach:
+            reproduction.overrides = tuple(detached(reproduction.composer, reproduction.overrides))
         missing: dict[object, Job] = {}
         labels: dict[object, str] = {}
         for name, table in found.items():
@@ -86,6 +89,8 @@ def _launch_missing(
         return 0
     print(f"robustrun: launching {len(missing)} missing of {', '.join(found)}", file=sys.stderr)
     outcomes = launch(reproduction.composer, list(missing.values()), multirun=True)
+    if any(outcome.submitted for outcome in outcomes):
+        print("robustrun: submitted; 'robustrun jobs' shows how they stand", file=sys.stderr)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     codes = [report_error(o.error, f"robustrun: {labels[o.job.directory]}: ") for o in failed]
     return codes[0] if len(set(codes)) == 1 else min(codes, default=0)

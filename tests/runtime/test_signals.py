@@ -3,7 +3,6 @@ import signal
 
 import pytest
 
-from robustrun.errors import Stopped
 from robustrun.runtime import StopFlag
 
 
@@ -60,14 +59,27 @@ def test_submitit_requeues_although_sigterm_came_first(submitit):
         os.kill(os.getpid(), signal.SIGUSR2)
         with pytest.raises(SystemExit):
             stop.leave()
-    assert submitit.calls == [("bypass", signal.SIGTERM), ("requeue", signal.SIGUSR2)]
+    assert submitit.calls == [("requeue", signal.SIGTERM)]
 
 
-def test_cancelled_under_submitit(submitit):
+@pytest.mark.parametrize(("state", "requeued"), [("RUNNING", True), ("COMPLETING", False), ("CANCELLED", False)])
+def test_sigterm_alone_under_submitit(submitit, state, requeued, tmp_path, monkeypatch):
+    """Of a job that still counts as running it announces a preemption; otherwise SLURM is ending the job itself."""
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho JobId=$5 JobState={state} Reason=None\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
     with StopFlag().installed() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Stopped, match="SIGTERM, saved: the same command resumes"):
+        with pytest.raises(SystemExit):
             stop.leave(saved=", saved")
+    assert submitit.calls == ([("requeue", signal.SIGTERM)] if requeued else [])
+
+
+def test_another_rank_got_the_signal(submitit):
+    with StopFlag().installed() as stop, pytest.raises(SystemExit):
+        stop.leave()
+    assert submitit.calls == [("requeue", signal.SIGUSR2)]
 
 
 def test_ctrl_c_once_and_twice():
@@ -76,5 +88,5 @@ def test_ctrl_c_once_and_twice():
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            stop.leave()
+        with pytest.raises(KeyboardInterrupt, match="interrupted, saved: the same command resumes"):
+            stop.leave(saved=", saved")
