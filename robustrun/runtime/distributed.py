@@ -192,9 +192,7 @@ def _slurm() -> Distributed | None:
     if "MASTER_PORT" not in env:
         number = int(env.get("SLURM_JOB_ID", "0")) * 7 + int(env.get("SLURM_STEP_ID", "0"))
         env["MASTER_PORT"] = str(20000 + number % 20000)
-    return Distributed(
-        int(env["SLURM_PROCID"]), int(env.get("SLURM_LOCALID", "0")), int(env["SLURM_STEP_NUM_TASKS"])
-    )
+    return Distributed(int(env["SLURM_PROCID"]), int(env.get("SLURM_LOCALID", "0")), int(env["SLURM_STEP_NUM_TASKS"]))
 
 
 def _first_host() -> str:

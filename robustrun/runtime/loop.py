@@ -262,9 +262,7 @@ class TrainingLoop:
                 f"({reason}): delete it to start from the beginning"
             ) from error
         if self.epoch < self.epochs and not self._stopped_early:
-            self.run.logger.info(
-                "resuming at epoch %d of %d, step %d", self.epoch + 1, self.epochs, self._position
-            )
+            self.run.logger.info("resuming at epoch %d of %d, step %d", self.epoch + 1, self.epochs, self._position)
 
     # ------------------------------------------------------------------------------------ between two steps
 
@@ -318,11 +316,7 @@ class TrainingLoop:
 
     def _diverged(self, what: str) -> Diverged:
         path = self.run.checkpoints.path(self._name)
-        kept = (
-            f"the last good checkpoint is kept in {path}"
-            if path.exists()
-            else "no checkpoint was written yet"
-        )
+        kept = f"the last good checkpoint is kept in {path}" if path.exists() else "no checkpoint was written yet"
         return Diverged(
             f"training diverged in epoch {self.epoch + 1} at step {self.step}: {what}; a lower learning "
             f"rate, gradient clipping or runtime.precision=float32 usually helps ({kept})"

@@ -39,9 +39,7 @@ class RunningMeans:
         if not self._sums:
             return {}
         sums = torch.stack(list(self._sums.values())).tolist()
-        return {
-            name: total / (self._weights[name] or 1.0) for name, total in zip(self._sums, sums, strict=True)
-        }
+        return {name: total / (self._weights[name] or 1.0) for name, total in zip(self._sums, sums, strict=True)}
 
     def joined(self) -> dict[str, float]:
         """The means over all ranks, which must have added the same names."""

@@ -69,8 +69,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         if not torch.cuda.is_available():
             build = "CPU" if torch.version.cuda is None and torch.version.hip is None else "GPU"
             raise ConfigError(
-                f"runtime.device={name}, but no GPU is visible to this torch ({build} build): "
-                "leave runtime.device=auto"
+                f"runtime.device={name}, but no GPU is visible to this torch ({build} build): leave runtime.device=auto"
             )
         count = torch.cuda.device_count()
         index = device.index if device.index is not None else local_rank % count
@@ -94,9 +93,7 @@ def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
         if on_cuda:
             name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     if name not in ("float32", "tf32", "bfloat16", "float16"):
-        raise ConfigError(
-            f"runtime.precision={name} is not known: use auto, float32, tf32, bfloat16 or float16"
-        )
+        raise ConfigError(f"runtime.precision={name} is not known: use auto, float32, tf32, bfloat16 or float16")
     if name == "tf32" and not on_cuda:
         raise ConfigError(f"runtime.precision=tf32 needs a CUDA device, not {device.type}: use float32")
     if name == "float16" and device.type == "cpu":

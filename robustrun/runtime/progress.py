@@ -24,9 +24,7 @@ class Display:
     def terminal(self) -> bool:
         return sys.stderr.isatty()
 
-    def progress(
-        self, total: float | None, description: str, unit: str = "it", done: float = 0
-    ) -> "Progress":
+    def progress(self, total: float | None, description: str, unit: str = "it", done: float = 0) -> "Progress":
         return Progress(self, total, description, unit, done)
 
     def enter(self) -> Any:
@@ -149,9 +147,7 @@ def _rich_progress() -> Any:
     class Rate(ProgressColumn):
         def render(self, task: Any) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(
-                "" if speed is None else f"{speed:.3g} {task.fields['unit']}/s", style="progress.data.speed"
-            )
+            return Text("" if speed is None else f"{speed:.3g} {task.fields['unit']}/s", style="progress.data.speed")
 
     return RichProgress(
         TextColumn("{task.description}"),

@@ -50,9 +50,7 @@ class Run:
         """A progress display, as a context manager; its `advance` is a safe point to stop at."""
         return self.display.progress(total, description, unit, done)
 
-    def example_log(
-        self, name: str = "examples", columns: Sequence[str] = (), shard: str | None = None
-    ) -> ExampleLog:
+    def example_log(self, name: str = "examples", columns: Sequence[str] = (), shard: str | None = None) -> ExampleLog:
         """The resumable records of a long certification, in the run directory's records/."""
         return ExampleLog(self.dir / "records", name, columns, shard=shard, distributed=self.distributed)
 
@@ -106,10 +104,10 @@ class Run:
 
             def open_tracker() -> None:
                 nonlocal tracking
-                tracking = make_tracker(
-                    tracker, dir, project=project, run_id=run_id, name=name, config=config
-                )
+                tracking = make_tracker(tracker, dir, project=project, run_id=run_id, name=name, config=config)
                 stack.callback(tracking.close)
+                if not any((dir / "checkpoints").glob("*.pt")):
+                    tracking.restart()  # cut short before its first checkpoint: it begins again
 
             group.on_main(open_tracker)
             stop = stack.enter_context(StopFlag().installed())
@@ -137,5 +135,5 @@ class Run:
         if self.distributed.is_main:
             for leftover in ("checkpoints", "records"):
                 shutil.rmtree(self.dir / leftover, ignore_errors=True)
-            self.tracker.load_state_dict({"local": {"bytes": 0}})
+            self.tracker.restart()
         self.distributed.barrier()

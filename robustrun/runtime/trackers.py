@@ -15,6 +15,7 @@ from robustrun.errors import ConfigError
 logger = logging.getLogger("robustrun")
 
 NAMES = ("local", "wandb", "tensorboard")
+WANDB_TIMEOUT = 30.0  # seconds until its service is taken to be away
 
 
 class Tracker(Protocol):
@@ -27,6 +28,10 @@ class Tracker(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+    def restart(self) -> None:
+        """Forget what an earlier attempt logged."""
+        ...
 
     def close(self) -> None: ...
 
@@ -44,6 +49,9 @@ class NullTracker:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+    def restart(self) -> None:
         pass
 
     def close(self) -> None:
@@ -75,6 +83,10 @@ class LocalTracker(NullTracker):
             self._file.truncate(state["bytes"])
         self._file.seek(0, os.SEEK_END)
 
+    def restart(self) -> None:
+        self._file.truncate(0)
+        self._file.seek(0)
+
     def close(self) -> None:
         self._file.close()
 
@@ -104,13 +116,14 @@ class WandbTracker(NullTracker):
             "resume": "allow" if run_id else None,
         }
         mode = os.environ.get("WANDB_MODE") or ("online" if _wandb_login() else "offline")
-        settings = wandb.Settings(silent=True, init_timeout=30)
+        settings = wandb.Settings(silent=True, init_timeout=WANDB_TIMEOUT)
         try:
             self._run = wandb.init(**options, mode=mode, settings=settings)
         except Exception as error:  # no network, a proxy, an expired key: training must not depend on it
             if mode != "online":
                 raise
             logger.warning("wandb does not answer (%s): logging offline, `wandb sync` sends it later", error)
+            wandb.teardown()  # its service still holds the run's id
             self._run = wandb.init(**options, mode="offline", settings=settings)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -154,6 +167,9 @@ class TensorboardTracker(NullTracker):
         self._next_step = state["next_step"]
         self._writer = self._make_writer(purge_step=self._next_step)
 
+    def restart(self) -> None:
+        self.load_state_dict({"next_step": 0})
+
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -181,6 +197,10 @@ class _Together:
         for name, tracker in self._trackers.items():
             if name in state:  # a tracker added since the checkpoint starts from here
                 tracker.load_state_dict(state[name])
+
+    def restart(self) -> None:
+        for tracker in self._trackers.values():
+            tracker.restart()
 
     def close(self) -> None:
         for tracker in self._trackers.values():
@@ -210,9 +230,7 @@ def make_tracker(
         if "tensorboard" in wanted:
             trackers["tensorboard"] = TensorboardTracker(directory / "tensorboard")
         if "wandb" in wanted:
-            trackers["wandb"] = WandbTracker(
-                directory, project=project, run_id=run_id, name=name, config=config or {}
-            )
+            trackers["wandb"] = WandbTracker(directory, project=project, run_id=run_id, name=name, config=config or {})
     except BaseException:
         _Together(trackers).close()
         raise

@@ -41,6 +41,12 @@ def test_kill_9_within_epochs_and_resume_gives_the_same_bits(undisturbed, tmp_pa
     assert "resuming at epoch" in (tmp_path / "log.txt").read_text()
 
 
+def test_killed_before_the_first_checkpoint_logs_nothing_twice(undisturbed, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 0.7}\n')  # logged, killed, nothing saved
+    assert jobs.result(jobs.start(tmp_path)) == undisturbed[1]
+    assert jobs.lines(tmp_path / "metrics.jsonl") == 4
+
+
 def test_finished_job_started_again_does_nothing_and_says_the_same(undisturbed):
     directory, result = undisturbed
     assert jobs.result(jobs.start(directory)) == result

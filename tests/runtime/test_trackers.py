@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from robustrun.errors import ConfigError
-from robustrun.runtime import make_tracker
+from robustrun.runtime import make_tracker, trackers
 
 
 def lines(directory):
@@ -75,19 +75,35 @@ def test_tensorboard_missing(tmp_path, monkeypatch):
         make_tracker("tensorboard", tmp_path)
 
 
+def log_with_wandb(directory):
+    pytest.importorskip("wandb")
+    directory.mkdir()
+    tracker = make_tracker("wandb", directory, run_id="abc123", config={"seed": 1})
+    tracker.log({"loss": 0.5}, step=0)
+    tracker.summary({"accuracy": 0.9})
+    tracker.close()
+    (offline,) = (directory / "wandb").glob("offline-run-*-abc123")
+    assert list(offline.glob("*.wandb"))
+    assert lines(directory)[0]["loss"] == 0.5
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_works_offline_without_a_key(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    (tmp_path / "run").mkdir()
-    tracker = make_tracker("wandb", tmp_path / "run", run_id="abc123", config={"seed": 1})
-    tracker.log({"loss": 0.5}, step=0)
-    tracker.summary({"accuracy": 0.9})
-    tracker.close()
-    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*-abc123")
-    assert list(offline.glob("*.wandb"))
-    assert lines(tmp_path / "run")[0]["loss"] == 0.5
+    log_with_wandb(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_whose_service_is_away_logs_offline(tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(trackers, "WANDB_TIMEOUT", 2.0)
+    log_with_wandb(tmp_path / "run")
+    assert "wandb does not answer" in caplog.text
+    assert "a" * 40 not in caplog.text
