@@ -155,7 +155,17 @@ class Composer:
             raise ConfigError(self._explain(overrides, error)) from None
 
     def _load(self, overrides: Sequence[str]) -> DictConfig:
-        return self.loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
+        typed = [line for text in overrides for line in self._metric_as_formula(text)]
+        return self.loader.load_configuration("config", typed, run_mode=RunMode.RUN)
+
+    def _metric_as_formula(self, text: str) -> list[str]:
+        """`metric="f_beta(2)"`: what cannot be an option's name is a formula, of the option `expression`."""
+        (override,) = self.parse([text])
+        value = override.value() if override.key_or_group == "metric" and not override.is_delete() else None
+        if not isinstance(value, str) or re.fullmatch(r"[\w.@-]*", value):
+            return [text]
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return ["metric=expression", f"metric.formula='{quoted}'"]
 
     # ------------------------------------------------------------------ what went wrong, in one sentence
 
