@@ -1,6 +1,15 @@
 """Adversarial prediction: train a classifier for the metric that it is judged by (arXiv 1912.00965)."""
 
 from robustrun.methods.adversarial_prediction.admm import ADMM, State
+from robustrun.methods.adversarial_prediction.evaluation import (
+    Interval,
+    bootstrap_interval,
+    paired_interval,
+    precision_at_recall,
+    precision_recall_curve,
+    threshold_curve,
+    tuned_threshold,
+)
 from robustrun.methods.adversarial_prediction.exact import solve_cvxpy, solve_lp
 from robustrun.methods.adversarial_prediction.expression import (
     ALL,
@@ -62,6 +71,7 @@ __all__ = [
     "Constraints",
     "Expression",
     "Game",
+    "Interval",
     "Metric",
     "Multipliers",
     "Solution",
@@ -69,6 +79,7 @@ __all__ = [
     "UnsupportedMetric",
     "accuracy",
     "balanced_accuracy",
+    "bootstrap_interval",
     "confusion_counts",
     "f1",
     "f2",
@@ -80,10 +91,13 @@ __all__ = [
     "label_marginals",
     "markedness",
     "mcc",
+    "paired_interval",
     "parse_metric",
     "precision",
+    "precision_at_recall",
     "precision_given_recall",
     "precision_given_recall_specificity",
+    "precision_recall_curve",
     "project",
     "recall",
     "recall_given_precision",
@@ -92,6 +106,8 @@ __all__ = [
     "solve_lp",
     "specificity",
     "sqrt",
+    "threshold_curve",
+    "tuned_threshold",
 ]
 
 

@@ -98,9 +98,10 @@ class ADMM:
         state = state._replace(payoffs=step.payoffs(state.free, state.weights))
         done = 0
         while True:
-            for _ in range(min(self.check_every, self.max_iterations - done)):
-                state, adversary, predictor = step(state)
-                done += 1
+            count = min(self.check_every, self.max_iterations - done)
+            for left in reversed(range(count)):  # only plays that are judged need exact projections
+                state, adversary, predictor = step(state, exact=left == 0)
+            done += count
             play.record(games, state, *step.judged(state, adversary, predictor), done)
             open_games = play.upper[games] - play.lower[games] > self.tolerance
             if done >= self.max_iterations or not open_games.any():
@@ -170,12 +171,16 @@ class _Step:
         deviation = right - game.left @ (self.shrink * (game.left.T @ right))
         return deviation + (right.sum(-1) @ self.mean_correction.T).unsqueeze(-1)
 
-    def __call__(self, state: State) -> tuple[State, Tensor, Tensor]:
-        """The next state, and the iterates Q and P, both in Delta."""
+    def __call__(self, state: State, *, exact: bool = True) -> tuple[State, Tensor, Tensor]:
+        """The next state, and the iterates Q and P; both in Delta if the projections are exact.
+
+        Otherwise two rounds of Newton from the last active sets do: they settle as the iteration does.
+        """
         rho, alpha = self.options.penalty, self.options.relaxation
         raised = state.payoffs + state.payoff_dual
         points = torch.stack((state.free + state.adversary_dual - self.tilt, rho * raised), 1)
-        projected, multipliers = project(points, Multipliers(state.lift, state.cap, state.shift))
+        start = Multipliers(state.lift, state.cap, state.shift)
+        projected, multipliers = project(points, start, rounds=60 if exact else 2, exact=exact)
         adversary, predictor = projected.unbind(1)
 
         relaxed_free = torch.lerp(state.free, adversary, alpha)

@@ -47,7 +47,7 @@ class AdversarialPredictionLoss(nn.Module):
         self.warm_start = warm_start
         self.admm = ADMM(tolerance, max_iterations, check_every, penalty, relaxation)
         self.last: Solution | None = None
-        self._states: dict[tuple, State | None] = {}
+        self._states: dict[str, State] = {}
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """The loss of one batch (n,), a scalar, or of several games (G, n), one value each.
@@ -64,14 +64,23 @@ class AdversarialPredictionLoss(nn.Module):
         if labels.shape != scores.shape:
             raise ValueError(f"labels {tuple(labels.shape)} and scores {tuple(scores.shape)} differ in shape")
         psi, y = torch.atleast_2d(scores), torch.atleast_2d(labels)
-        key = (*psi.shape, psi.device)
+        key = "x".join(map(str, psi.shape))
         start = self._states.get(key) if self.warm_start else None
+        if start is not None and start.free.device != psi.device:
+            start = State(*(x.to(psi.device) for x in start))
         solution = solve_game(psi, y, self.metric, method=self.method, admm=self.admm, start=start)
-        if self.warm_start:
+        if self.warm_start and solution.state is not None:
             self._states[key] = solution.state
         self.last = solution
         loss = _GameLoss.apply(psi, y.to(psi), solution.marginals, solution.value)
         return loss if scores.ndim == 2 else loss[0]
+
+    def get_extra_state(self) -> dict[str, list[Tensor]]:
+        """The warm starts: part of `state_dict`, so that a resumed training goes on exactly as it was."""
+        return {key: list(state) for key, state in self._states.items()}
+
+    def set_extra_state(self, state: dict[str, list[Tensor]]) -> None:
+        self._states = {key: State(*tensors) for key, tensors in state.items()}
 
 
 class _GameLoss(torch.autograd.Function):

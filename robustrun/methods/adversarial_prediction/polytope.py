@@ -30,18 +30,26 @@ class Multipliers(NamedTuple):
     shift: Tensor  # (..., 1): s
 
 
-def project(points: Tensor, start: Multipliers | None = None, *, rounds: int = 30) -> tuple[Tensor, Multipliers]:
+def project(
+    points: Tensor, start: Multipliers | None = None, *, rounds: int = 60, exact: bool = True
+) -> tuple[Tensor, Multipliers]:
     """Euclidean projection of (..., n, n) points onto Delta, row k - 1 holding level k.
 
     Newton on the active sets, from the multipliers of a nearby point if given: exact as soon as the sets repeat,
     in 1-3 rounds then and in about 10 from nothing. The rare cycle is ended by bisection on s.
+
+    Args:
+        points: to project.
+        start: the multipliers of the projection of similar points.
+        rounds: of Newton's iteration, at most.
+        exact: false stops after the rounds as it is: near the projection, if the start was.
 
     Returns:
         the projection, and its multipliers.
     """
     rows = _SortedRows(points)
     current, ended = rows.newton(_untouched(points) if start is None else start, rounds)
-    if not ended:
+    if exact and not ended:
         current = rows.bisect()
     offset = current.lift - current.shift / rows.levels
     projection = (points + offset.unsqueeze(-1)).clamp_(min=0.0)
@@ -93,15 +101,26 @@ class _SortedRows:
         return Multipliers(lift, cap, shift)
 
     def newton(self, current: Multipliers, rounds: int, shift: Tensor | None = None) -> tuple[Multipliers, bool]:
-        """Solve for the active sets of the solution until they repeat; whether they did within `rounds`."""
-        seen = None
-        for _ in range(rounds):
+        """Solve for the active sets of the solution until they repeat; whether they did within `rounds`.
+
+        A joint step may cycle; after a few rounds, s moves only when the rows have settled for it.
+        """
+        seen, moved = None, True
+        for i in range(rounds):
             found = self.active_sets(current)
-            if seen is not None and torch.equal(found, seen):
+            settled = seen is not None and torch.equal(found, seen)
+            if settled and moved:
                 return current, True
-            seen = found
-            current = self.solve(found, shift)
+            seen, moved = found, i < 8 or settled or shift is not None
+            before, current = current, self.solve(found, shift if moved else current.shift)
+            if i >= 8 and moved and self._unchanged(before, current):  # sets that flip within rounding
+                return current, True
         return current, False
+
+    def _unchanged(self, before: Multipliers, after: Multipliers) -> bool:
+        offsets = (m.lift - m.shift / self.levels for m in (before, after))
+        moves = torch.stack([next(offsets) - next(offsets), before.cap - after.cap]).abs()
+        return bool((moves <= 100 * self.slack).all())
 
     def bisect(self) -> Multipliers:
         """The same solution by bisection on s: sum_k r_k falls in s, and the rows of a given s are Newton's."""
