@@ -72,7 +72,8 @@ def phase_portrait(
         panels.append(("true field", on_grid(true)))
     elif isinstance(model, StableDynamics):
         panels.append(("nominal field", on_grid(model.free(grid))))
-    panels.append(("learned field" if true is not None else "stable field", on_grid(motion(grid))))
+    learned = "learned field" if true is not None else "stable field" if lyapunov is not None else "free field"
+    panels.append((learned, on_grid(motion(grid))))
     fine = torch.linspace(-span, span, 4 * points, dtype=states.dtype, device=states.device)
     level = None if lyapunov is None else lyapunov(torch.cartesian_prod(fine, fine))
     level = None if level is None else level.reshape(len(fine), -1).T.cpu().numpy()

@@ -49,6 +49,8 @@ class Pendulum(DynamicsTask):
         damping: torque on a link by its angular velocity, N m s.
     """
 
+    spec: PendulumSpec
+
     def __init__(
         self,
         *,

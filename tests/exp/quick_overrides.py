@@ -30,4 +30,12 @@ QUICK = {
     ],
     "quick/ase": ["task.steps=600", "certifier.frames=10"],
     "quick/ase_platformer": ["task.steps=300", "certifier.frames=10"],
+    "quick/virtual_sensor": [
+        "task.train=1000",
+        "task.valid=200",
+        "task.test=200",
+        "trainer.epochs=2",
+        "certifier.examples=50",
+        "certifier.attack_steps=5",
+    ],
 }
