@@ -277,7 +277,27 @@ class Model(Protocol):
 
 
 class LinearClassifier(nn.Module):
-    """A linear classifier with a closed-form fit: logits = x W + b. Subclasses add nothing but construction."""
+    """logits = features(inputs) @ weight + bias, in float64, with a closed-form fit.
+
+    `weight` (k, classes), `bias` (classes,). The features are fixed: no label of the training set enters them.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """(B, k) float64 features of a batch of inputs."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.features(inputs) @ self.weight + self.bias
+
+    @torch.no_grad()
+    def training_set(self, task: ClassificationTask, run: Run) -> tuple[Tensor, Tensor]:
+        """Features (n, k) and labels (n,) of the task's training split, in its order."""
+        batches = task.loader("train", 1000, run).epoch(0)
+        features, labels = zip(*((self.features(batch.inputs), batch.targets) for batch in batches), strict=True)
+        return torch.cat(features), torch.cat(labels)
 
 
 class TabularAgent(nn.Module):

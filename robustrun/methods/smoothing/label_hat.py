@@ -83,3 +83,8 @@ class RidgeHat:
     def scores(self, weights: Tensor, targets: Tensor) -> Tensor:
         """`alpha @ targets` (m, c) for targets (n, c), without forming the alphas: O((n + m) r c)."""
         return weights @ (self.coordinates.T @ targets) + self.offset * targets.sum(0)
+
+    def coefficients(self, targets: Tensor, regularisation: float) -> tuple[Tensor, Tensor]:
+        """Weight (k, c) and bias (c,) of the fit to `targets` (n, c): scores are `queries @ weight + bias`."""
+        weight = (self.basis / (self.eigenvalues + regularisation)) @ (self.coordinates.T @ targets)
+        return weight, self.offset * targets.sum(0) - self.mean @ weight
