@@ -182,7 +182,7 @@ class Film(_Clip):
             import imageio.v3 as imageio
         except ImportError:
             raise ConfigError(
-                "reading a video file needs imageio and a decoder: pip install 'imageio[ffmpeg]', "
+                "reading a video file needs imageio and a decoder: pip install 'robustrun[video]', "
                 "or give a folder of pictures"
             ) from None
         try:
@@ -197,7 +197,8 @@ class Film(_Clip):
                     frames.append(self._convert(Image.fromarray(frame)))
                     taken += 1
         except Exception as error:  # decoders raise whatever they like
-            raise DataError(f"{self.path} cannot be read as a video: {error}") from None
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"{self.path} cannot be read as a video: {reason}") from None
         if not frames:
             raise DataError(f"{self.path} has no frames after {self.start} s")
         return np.stack(frames)

@@ -38,4 +38,5 @@ QUICK = {
         "certifier.examples=50",
         "certifier.attack_steps=5",
     ],
+    "quick/ap_perf": ["task.limit=200", "trainer.epochs=1", "trainer.batch_size=50", "certifier.resamples=200"],
 }
