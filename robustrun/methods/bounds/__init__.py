@@ -15,6 +15,7 @@ from .interval import interval_bounds, interval_boxes
 from .network import Network, Node, trace
 from .regions import Ball, Bounds, Box, Region
 from .relative_error import interval_weights, relative_error, worst_relative_error
+from .vnnlib import vnnlib
 
 __all__ = [
     "Attained",
@@ -40,5 +41,6 @@ __all__ = [
     "milp_bounds",
     "relative_error",
     "trace",
+    "vnnlib",
     "worst_relative_error",
 ]
