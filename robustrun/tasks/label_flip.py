@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from robustrun.data import Arrays, obtain
+from robustrun.data import Arrays, data_root, obtain
 from robustrun.data.arrays import Split as ArraySplit
 from robustrun.errors import ConfigError, DataError
 from robustrun.numbers import NonNegativeInt, PositiveInt
@@ -76,6 +76,12 @@ class _Features(_InMemory):
         self._take(Arrays(part(x, y), part(xt, yt)).to(run.device))
 
 
+def _located(path: str) -> Path:
+    """A user's path as it is if there is something, else below the directory of all data."""
+    given = Path(path).expanduser()
+    return given if given.is_absolute() or given.exists() else Path(data_root()).expanduser() / given
+
+
 @tasks.register("feature_file")
 class FeatureFile(_Features):
     """Features from an .npz with X_train, Y_train, X_test, Y_test: the format of the dog-against-fish set.
@@ -97,7 +103,7 @@ class FeatureFile(_Features):
         if classes < 2:
             raise ConfigError("task.classes must be at least 2")
         super().__init__(classes, limit, test_limit)
-        self._path = Path(path).expanduser()
+        self._path = _located(path)
 
     def load(self, run: Run) -> None:
         if not self._path.is_file():
@@ -142,7 +148,7 @@ class Reviews(_Features):
         test_limit: PositiveInt | None = None,
     ):
         super().__init__(2, limit, test_limit)
-        self._path, self._dimension = Path(path).expanduser(), dimension
+        self._path, self._dimension = _located(path), dimension
 
     def load(self, run: Run) -> None:
         from sklearn.decomposition import TruncatedSVD
