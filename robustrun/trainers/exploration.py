@@ -15,7 +15,7 @@ from robustrun.roles import Fitted, MDPTask, TabularAgent, Trainer
 from robustrun.runtime import Run
 
 _STRIDE = 100  # decisions between two records, and between two looks at the clock
-_SAVE_EVERY = 30.0  # seconds
+_SAVE_EVERY = 15.0  # seconds
 _RECORDED = ("states", "actions", "successors")
 
 
@@ -37,6 +37,7 @@ class _Exploration(Trainer):
         finished, history = progress.get("trials", []), progress.get("history", [])
         current, spent = progress.get("current"), progress.get("train_seconds", 0.0)
         started = time.monotonic() - spent
+        due = _Every(_SAVE_EVERY)
         for index in range(len(finished), self.trials):
             trial = self._trial(task, model, run, index)
             if current is not None:
@@ -48,7 +49,7 @@ class _Exploration(Trainer):
                 state = {"trials": finished, "history": history, "current": trial.state(), "train_seconds": seconds}
                 run.checkpoints.save("last", state)
 
-            self._explore(task, trial, index, history, save, run)
+            self._explore(task, trial, index, history, due, save, run)
             finished.append(_learnt(trial))
         learnt = {name: torch.stack([torch.as_tensor(trial[name]) for trial in finished]) for name in finished[0]}
         for name in ("policy", "safe", "entered", "interval"):
@@ -74,10 +75,10 @@ class _Exploration(Trainer):
         trial: Trial,
         index: int,
         history: list[dict[str, float]],
+        due: "_Every",
         save: Callable[[], None],
         run: Run,
     ) -> None:
-        saved = time.monotonic()
         with run.progress(trial.steps, f"trial {index + 1} of {self.trials}", "step", done=trial.done) as progress:
             while trial.done < trial.steps:
                 before = trial.done
@@ -90,11 +91,23 @@ class _Exploration(Trainer):
                     {name: value for name, value in history[-1].items() if name != "decision"},
                     step=index * trial.steps + trial.done,
                 )
-                if time.monotonic() - saved > _SAVE_EVERY:
+                if due():
                     save()
-                    saved = time.monotonic()
                 run.leave_if_asked(save)
                 progress.update(trial.done, safe=history[-1]["safe_pairs"], unsafe=history[-1]["unsafe"])
+
+
+class _Every:
+    """True once in so many seconds."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def __call__(self) -> bool:
+        due = time.monotonic() - self.last > self.seconds
+        if due:
+            self.last = time.monotonic()
+        return due
 
 
 def _record(task: MDPTask, trial: Trial, index: int) -> dict[str, float]:
