@@ -216,7 +216,7 @@ def _split(table: Table, texts: dict[str, np.ndarray], n: int) -> dict[str, np.n
         unknown = sorted(set(names) - set(_SPLITS))
         if unknown:
             raise DataError(
-                f"{table.path}: the column '{table.split_column}' has '{unknown[0]}'; {', '.join(_SPLITS)} count"
+                f"{table.path}: the column '{table.split_column}' has '{unknown[0]}', not one of {', '.join(_SPLITS)}"
             )
         if table.group:
             for value in set(texts[table.group]):
