@@ -144,11 +144,9 @@ class _MetricTraining(Trainer):
         last = members.weights(best["member"])
         model.load_state_dict(last, strict=False)
         model.eval()
-        extra = {
-            "train_seconds": loop.train_seconds,
-            "penalty": self.penalties[best["member"]],
-            "best_epoch": best["epoch"] + 1,
-        }
+        extra = {"train_seconds": loop.train_seconds, "best_epoch": best["epoch"] + 1}
+        if len(self.penalties) > 1:
+            extra["penalty"] = self.penalties[best["member"]]
         buffers = {k: v for k, v in model.state_dict().items() if k not in last}
         states = {"last": {**buffers, **last}, "best": {**buffers, **best["weights"]}}
         return Fitted(model, states, loop.history, extra)

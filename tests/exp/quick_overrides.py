@@ -2,6 +2,8 @@
 
 QUICK = {
     "quick/fast_at": ["task.limit=600", "trainer.epochs=1", "certifier.examples=20", "certifier.steps=5"],
+    "quick/fast_at_alpha": ["task.limit=600", "trainer.epochs=1", "certifier.examples=20", "certifier.steps=5"],
+    "quick/robust_overfitting": ["task.limit=100", "task.test_limit=50", "trainer.epochs=3", "certifier.steps=3"],
     "quick/stable_dynamics": [
         "trainer.epochs=10",
         "trainer.record_every=5",

@@ -35,7 +35,7 @@ class AdversarialPredictionLoss(nn.Module):
         *,
         method: Method = "auto",
         warm_start: bool = True,
-        tolerance: float = 0.02,
+        tolerance: float = 0.05,
         max_iterations: int = 100,
         check_every: int = 10,
         penalty: float = 1.5,

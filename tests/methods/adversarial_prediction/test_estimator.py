@@ -14,10 +14,10 @@ from robustrun.methods.adversarial_prediction import AdversarialPredictionClassi
 
 
 def test_fits_predicts_clones_and_pickles():
-    X, y = load_breast_cancer(return_X_y=True)
+    X, y = (a[:300] for a in load_breast_cancer(return_X_y=True))
     names = np.array(["malignant", "benign"])[y]
-    model = AdversarialPredictionClassifier("f1", epochs=3, batch_size=100).fit(X, names)
-    assert (model.predict(X) == names).mean() > 0.93
+    model = AdversarialPredictionClassifier("f1", epochs=4, batch_size=100).fit(X, names)
+    assert (model.predict(X) == names).mean() > 0.9
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.decision_function(X), model.decision_function(X))
     np.testing.assert_array_equal(clone(model).fit(X, names).decision_function(X), model.decision_function(X))
@@ -26,7 +26,7 @@ def test_fits_predicts_clones_and_pickles():
 
 
 def test_f2_training_finds_more_positives():
-    X, y = make_classification(600, 8, weights=[0.85], flip_y=0.15, class_sep=0.6, random_state=0)
+    X, y = make_classification(300, 8, weights=[0.85], flip_y=0.15, class_sep=0.6, random_state=0)
     recalls = [
         AdversarialPredictionClassifier(metric, hidden=(), epochs=6).fit(X, y).predict(X)[y == 1].mean()
         for metric in ("accuracy", "f_beta(3)")

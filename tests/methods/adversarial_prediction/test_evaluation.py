@@ -29,9 +29,9 @@ def test_the_bootstrap_is_that_of_the_examples():
     guess = (scores > 0.5).astype(int)
     found = bootstrap_interval(f1(), guess, labels, np.random.default_rng(0), resamples=4000)
     rng = np.random.default_rng(1)
-    direct = [f1_score(labels[rows], guess[rows]) for rows in rng.integers(0, 400, size=(1500, 400))]
+    direct = [f1_score(labels[rows], guess[rows]) for rows in rng.integers(0, 400, size=(600, 400))]
     assert found.value == pytest.approx(f1_score(labels, guess))
-    assert (found.low, found.high) == pytest.approx(np.quantile(direct, [0.025, 0.975]), abs=0.01)
+    assert (found.low, found.high) == pytest.approx(np.quantile(direct, [0.025, 0.975]), abs=0.02)
 
 
 def test_the_interval_covers():

@@ -95,7 +95,7 @@ def _train(X, y, loss_of, lr):
     nn.init.zeros_(model.bias)
     optimiser = torch.optim.SGD(model.parameters(), lr=lr)
     batches = torch.randperm(1000, generator=torch.Generator().manual_seed(0)).split(25)
-    for epoch in range(12):
+    for epoch in range(8):
         for i in torch.randperm(40, generator=torch.Generator().manual_seed(epoch)).tolist():
             optimiser.zero_grad()
             loss_of(model(X[batches[i]]).flatten(), y[batches[i]]).backward()

@@ -30,10 +30,10 @@ def _violation(projection):
 
 def _cases(seed=0):
     generator = torch.Generator().manual_seed(seed)
-    for n in (1, 2, 3, 5, 8, 25, 40):
+    for n in (1, 2, 3, 5, 8, 25):
         for scale in (0.01, 0.3, 10.0):
             for mean in (-1.0, 0.1, 1.0):
-                points = (torch.randn(16, n, n, generator=generator, dtype=torch.float64) + mean) * scale
+                points = (torch.randn(8, n, n, generator=generator, dtype=torch.float64) + mean) * scale
                 yield points
                 yield (points / scale * 2).round() / 2 * scale  # full of ties
 
@@ -64,7 +64,7 @@ def test_warm_starts_and_bisection_agree_with_a_cold_newton():
             points.shape, generator=torch.Generator().manual_seed(0), dtype=points.dtype
         )
         torch.testing.assert_close(project(moved, multipliers)[0], project(moved)[0], atol=1e-10, rtol=1e-10)
-        if points.shape[-1] <= 8:
+        if points.shape[-1] <= 5:
             torch.testing.assert_close(project(points, rounds=0)[0], projection, atol=1e-9, rtol=1e-9)
 
 
