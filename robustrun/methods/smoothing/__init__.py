@@ -1,6 +1,17 @@
 """Randomized smoothing: certificates from the votes of a classifier under noise."""
 
 from robustrun.methods.smoothing.binomial import clopper_pearson_lower, clopper_pearson_upper
+from robustrun.methods.smoothing.gaussian import (
+    ABSTAIN,
+    SmoothedCertificate,
+    certify,
+    predict,
+    top_two_pvalue,
+)
+from robustrun.methods.smoothing.gaussian_adaptive import certify_adaptive, looks, spending
+from robustrun.methods.smoothing.gaussian_curves import certified_accuracy, to_three_digits, upper_envelope
+from robustrun.methods.smoothing.gaussian_noise import Gaussian, Laplace, Law, Noise, Norm, Uniform, noise_law
+from robustrun.methods.smoothing.gaussian_votes import Classifier, NoisyVotes, Votes
 from robustrun.methods.smoothing.label_attack import (
     distance_order,
     fit_logistic,
@@ -45,17 +56,31 @@ from robustrun.methods.smoothing.label_rivals import RivalVotes, rival_votes
 from robustrun.methods.smoothing.label_sampling import SampledVotes, noisy_labels, sampled_votes
 
 __all__ = [
+    "ABSTAIN",
     "BinaryVote",
+    "Classifier",
     "ExactFlips",
+    "Gaussian",
     "LabelCertificate",
+    "Laplace",
+    "Law",
     "LogMoment",
+    "Noise",
+    "NoisyVotes",
+    "Norm",
     "PartitionVotes",
     "RidgeHat",
     "RivalVotes",
     "SampledVotes",
+    "SmoothedCertificate",
+    "Uniform",
+    "Votes",
     "all_labellings",
     "binary_nats",
     "binary_vote",
+    "certified_accuracy",
+    "certify",
+    "certify_adaptive",
     "certify_binary",
     "certify_multiclass",
     "clopper_pearson_lower",
@@ -73,13 +98,20 @@ __all__ = [
     "influence_order",
     "kl_radius",
     "kl_radius_multiclass",
+    "looks",
     "minimise",
+    "noise_law",
     "noisy_labels",
     "np_radius",
     "np_thresholds",
     "pair_nats",
     "partition_radius",
     "partition_votes",
+    "predict",
     "rival_votes",
     "sampled_votes",
+    "spending",
+    "to_three_digits",
+    "top_two_pvalue",
+    "upper_envelope",
 ]
