@@ -113,7 +113,7 @@ def test_linearisation_at_rest(links, slowest, fastest):
 def test_energy_is_kept_without_damping():
     pendulum = NLinkPendulum(2, damping=0.0)
     start = torch.tensor([[0.3, -0.2, 0.0, 0.1]])
-    states = rollout(integrator(pendulum.field, 2e-3), start, 5000, every=50)[:, 0]
+    states = rollout(integrator(pendulum.field, 2e-3), start, 2500, every=50)[:, 0]
     energy = pendulum.energy(states)
     assert (energy / energy[0] - 1).abs().max() < 1e-8
 
@@ -123,15 +123,15 @@ def test_energy_is_kept_without_damping():
 def test_against_scipy(links, damping):
     """Trajectories and energies against an adaptive integrator on the same time span."""
     pendulum = uneven(links, damping)
-    start = 0.5 * torch.randn(3, 2 * links)
-    ours = rollout(integrator(pendulum.field, 2e-3), start, 1000, every=500)
-    for b in range(3):
+    start = 0.5 * torch.randn(2, 2 * links)
+    ours = rollout(integrator(pendulum.field, 2e-3), start, 500, every=250)
+    for b in range(2):
         solution = solve_ivp(
             lambda t, x: dense_field(pendulum, torch.from_numpy(x)[None])[0].numpy(),
-            (0, 2),
+            (0, 1),
             start[b].numpy(),
             method="DOP853",
-            t_eval=[0, 1, 2],
+            t_eval=[0, 0.5, 1],
             rtol=1e-9,
             atol=1e-10,
         )
@@ -146,11 +146,11 @@ def test_against_scipy(links, damping):
 def test_order_of_the_integrators():
     pendulum = NLinkPendulum(2)
     start = torch.tensor([[0.3, -0.2, 0.1, 0.0]])
-    exact = rollout(integrator(pendulum.field, 1e-3), start, 2000, every=2000)[-1]
+    exact = rollout(integrator(pendulum.field, 1e-3), start, 1000, every=1000)[-1]
     for step, low, high in ((rk4_step, 14, 20), (euler_step, 1.8, 2.4)):
         errors = []
         for h in (0.02, 0.01, 0.005) if step is rk4_step else (0.004, 0.002):
-            end = rollout(lambda x, h=h, step=step: step(pendulum.field, x, h), start, round(2 / h))[-1]
+            end = rollout(lambda x, h=h, step=step: step(pendulum.field, x, h), start, round(1 / h))[-1]
             errors.append((end - exact).norm().item())
         for coarse, fine in itertools.pairwise(errors):
             assert low < coarse / fine < high
