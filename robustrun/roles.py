@@ -117,6 +117,7 @@ class Loader(Protocol):
     """Minibatches of a split; everything random about epoch `e` depends on (seed, e) alone."""
 
     batch_size: int
+    size: int  # examples an epoch
 
     def __len__(self) -> int:
         """Steps an epoch."""

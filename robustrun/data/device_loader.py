@@ -53,6 +53,7 @@ class DeviceLoader:
         world_size: int = 1,
         drop_last: bool = False,
         indices: Sequence[int] | Tensor | None = None,
+        companions: Sequence[int] | Tensor | None = None,
         channels_last: bool = False,
     ):
         """
@@ -64,6 +65,8 @@ class DeviceLoader:
             seed_for: stable hash of a key to a seed; needed if `shuffle` or `augment`.
             drop_last: leave out the short last batch.
             indices: restrict to these examples, in this order (before shuffling).
+            companions: each example is followed by one drawn from these, with replacement: batches are half and
+                half, and an epoch has twice the examples. Needs `shuffle`.
         """
         if batch_size < 1:
             raise ValueError(f"the batch size is {batch_size}, but must be at least 1")
@@ -73,13 +76,14 @@ class DeviceLoader:
         self._device = torch.device(device)
         self._images, self._labels = images.to(self._device), labels.to(self._device)
         self._indices = torch.arange(len(images)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+        self._companions = None if companions is None else torch.as_tensor(companions, dtype=torch.int64)
         self._seed_for, self._shuffle, self._augment = seed_for, shuffle, tuple(augment)
         self._dtype, self._channels_last, self._drop_last = dtype, channels_last, drop_last
         self._rank, self._world_size = rank, world_size
 
     @property
     def size(self) -> int:
-        return len(self._indices)
+        return len(self._indices) * (1 if self._companions is None else 2)
 
     def __len__(self) -> int:
         return self.size // self.batch_size if self._drop_last else -(-self.size // self.batch_size)
@@ -101,8 +105,12 @@ class DeviceLoader:
     def _order(self, epoch: int) -> Tensor:
         if not self._shuffle:
             return self._to_device(self._indices)
-        order = torch.randperm(self.size, generator=self._generator("order", epoch))
-        return self._to_device(self._indices[order])
+        order = self._indices[torch.randperm(len(self._indices), generator=self._generator("order", epoch))]
+        if self._companions is not None:
+            generator = self._generator("companions", epoch)
+            drawn = self._companions[torch.randint(len(self._companions), order.shape, generator=generator)]
+            order = torch.stack((order, drawn), 1).flatten()
+        return self._to_device(order)
 
     def _draw(self, epoch: int) -> list[tuple[Tensor, ...]]:
         """Each augmentation's random numbers, one row a position in the epoch."""

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 
 from robustrun.data import Arrays, DeviceLoader, augmentations, obtain
-from robustrun.errors import ConfigError
+from robustrun.data import Split as DataSplit
+from robustrun.errors import ConfigError, DataError
 from robustrun.numbers import NonNegativeInt, PositiveInt
 from robustrun.registry import tasks
 from robustrun.roles import ClassificationSpec, ClassificationTask, Loader, Split
@@ -38,6 +40,7 @@ class _InMemory(ClassificationTask):
     """Splits of arrays on the device, augmented there in batches."""
 
     _arrays: Arrays | None = None
+    _companions: np.ndarray | None = None  # of a training example: numbers in `_arrays.train`, see `DeviceLoader`
 
     def __init__(self, augment: Sequence[str], validation: int, limit: int | None, test_limit: int | None):
         self._augment = augmentations(augment)
@@ -81,6 +84,7 @@ class _InMemory(ClassificationTask):
             rank=run.distributed.rank if train else 0,
             world_size=run.distributed.world_size if train else 1,
             indices=chosen,
+            companions=self._companions if train and split == "train" else None,
             channels_last=run.precision.channels_last,
         )
 
@@ -95,6 +99,10 @@ class Images(_InMemory):
         validation: this many training examples are held out as the split "valid".
         limit: train on the first so many examples only.
         test_limit: test on the first so many examples only.
+        extra: a `.npz` of further images and (pseudo-)labels; every training example is followed by one drawn from
+            them, so that batches are half and half (semi-supervised training of arXiv 1905.13736, 2002.11569).
+        extra_labels: `given`, or `training`: those of the training set in order, whatever the images show, for as
+            many images as it has. This is what the released code of 2002.11569 does.
     """
 
     def __init__(
@@ -105,12 +113,30 @@ class Images(_InMemory):
         validation: NonNegativeInt = 0,
         limit: PositiveInt | None = None,
         test_limit: PositiveInt | None = None,
+        extra: str | None = None,
+        extra_labels: Literal["given", "training"] = "given",
     ):
         super().__init__(augment, validation, limit, test_limit)
-        self._dataset = dataset
+        self._dataset, self._extra, self._extra_labels = dataset, extra, extra_labels
         facts = _FACTS[dataset]
         self.spec = ClassificationSpec(facts.shape, facts.classes, facts.mean, facts.std)
 
     def load(self, run: Run) -> None:
         if self._arrays is None:
             self._take(obtain(self._dataset).to(run.device))
+            if self._extra is not None:
+                self._add(obtain(self._extra).to(run.device).train)
+
+    def _add(self, extra: DataSplit) -> None:
+        own = self._arrays.train
+        if extra.images.shape[1:] != own.images.shape[1:]:
+            shapes = [" x ".join(map(str, images.shape[1:])) for images in (extra.images, own.images)]
+            raise DataError(f"task.extra={self._extra} holds images of {shapes[0]}, the data set of {shapes[1]}")
+        if self._extra_labels == "training":
+            count = min(len(extra), len(own))
+            extra = DataSplit(extra.images[:count], own.labels[:count])
+        elif extra.labels.max() >= self.spec.classes:
+            raise DataError(f"task.extra={self._extra} has a label {extra.labels.max()} of {self.spec.classes} classes")
+        self._companions = len(own) + np.arange(len(extra))
+        images, labels = torch.cat((own.images, extra.images)), torch.cat((own.labels, extra.labels))
+        self._arrays = Arrays(DataSplit(images, labels), self._arrays.test)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustrun.errors import ConfigError
 from robustrun.methods.attacks import batch_norm_mode, perturb, pgd
 from robustrun.methods.attacks.balls import Ball
 from robustrun.numbers import NonNegative, Number, PositiveInt, Probability
@@ -22,7 +23,7 @@ class Adversarial(Supervised):
         norm, epsilon: the threat model.
         alpha: step size.
         steps: attack steps (1: FGSM).
-        start: where the attack begins; `previous` carries each slot's perturbation from batch to batch.
+        start: where the attack begins (`Ball.start`); `previous` carries each slot's perturbation from batch to batch.
         init_box: what happens to a start outside the pixel box (`methods.attacks.perturb`).
         clip_ball: false holds the result in the box alone (N-FGSM).
         freeze: only examples that are still classified correctly move.
@@ -31,6 +32,11 @@ class Adversarial(Supervised):
         attack_bn: batch normalisation during the attack: `train` moves running statistics as in the papers.
         early_stop: stop at catastrophic overfitting and return the weights of the epoch before.
         stop_drop: PGD accuracy that must be lost within an epoch for that.
+        log_clean: record training accuracy on clean examples too, at the cost of one more pass (in training mode,
+            as in arXiv 2002.11569).
+
+    Raises:
+        ConfigError: options that exclude each other.
     """
 
     def __init__(
@@ -40,7 +46,7 @@ class Adversarial(Supervised):
         epsilon: NonNegative = 8 / 255,
         alpha: Number = 10 / 255,
         steps: PositiveInt = 1,
-        start: Literal["zero", "uniform", "corners", "wide", "previous"] = "uniform",
+        start: Literal["zero", "uniform", "corners", "wide", "gaussian", "cube", "previous"] = "uniform",
         init_box: Literal["none", "project", "clamp_forward"] = "project",
         clip_ball: bool = True,
         freeze: bool = False,
@@ -49,13 +55,18 @@ class Adversarial(Supervised):
         attack_bn: Literal["train", "frozen", "eval"] = "train",
         early_stop: bool = False,
         stop_drop: Probability = 0.2,
+        log_clean: bool = False,
         **common,
     ):
         super().__init__(**common)
+        if freeze and self.mixup:
+            raise ConfigError("trainer.freeze=true asks whether an example is right, which mixed labels do not say")
+        if early_stop and self.average.name != "none":
+            raise ConfigError("trainer.early_stop=true returns an epoch's weights, trainer.average a mean over many")
         self.norm, self.epsilon, self.alpha, self.steps = norm, epsilon, alpha, steps
         self.start, self.init_box, self.clip_ball, self.freeze = start, init_box, clip_ball, freeze
         self.epsilon_ramp, self.alpha_schedule, self.attack_bn = epsilon_ramp, alpha_schedule, attack_bn
-        self.early_stop, self.stop_drop = early_stop, stop_drop
+        self.early_stop, self.stop_drop, self.log_clean = early_stop, stop_drop, log_clean
 
     def prepare(self, session: Session) -> None:
         if self.start == "previous":
@@ -64,11 +75,21 @@ class Adversarial(Supervised):
             session.state["collapse"] = CollapseDetector(self.stop_drop)
 
     def step(self, session: Session, batch: Batch) -> dict[str, Tensor]:
-        if self.early_stop and session.loop.position == 0:
+        if self.early_stop and session.loop.position == 0 and not self.mixup:
             session.state["collapse"].batch = batch
         delta = self.attack(session, batch)
-        loss, logits = self.update(session, batch.inputs + delta, batch.targets)
-        return {"loss": loss, "train_accuracy": accuracy(logits, batch.targets)}
+        loss, logits = self.learn(session, batch, delta)
+        figures = {"loss": loss, "train_accuracy": accuracy(logits, batch.targets)}
+        if self.log_clean:
+            with torch.no_grad(), session.run.precision.autocast():
+                clean = session.model(batch.inputs).float()
+            figures["train_clean_accuracy"] = accuracy(clean, batch.targets)
+            figures["train_clean_loss"] = F.cross_entropy(clean, batch.targets)
+        return figures
+
+    def learn(self, session: Session, batch: Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """One optimiser step at the perturbed batch; (loss, logits)."""
+        return self.update(session, batch.inputs + delta, batch.targets)
 
     def attack(self, session: Session, batch: Batch) -> Tensor:
         """The perturbation to train on, (B, ...)."""
@@ -99,7 +120,7 @@ class Adversarial(Supervised):
         run = session.run
         generator = run.generator("attack", session.loop.step)
         done = session.loop.position * self.batch_size
-        count = min(self.batch_size, session.task.size("train") - done)
+        count = min(self.batch_size, session.loop.loader.size - done)
         joined = batch.inputs.new_zeros(()).expand(count, *batch.inputs.shape[1:])
         return run.distributed.local(Ball(joined, self.norm, epsilon, box=None).start(self.start, generator))
 
@@ -229,7 +250,7 @@ class Free(Supervised):
             with session.run.precision.autocast():
                 logits = session.model(points)
                 loss = F.cross_entropy(logits.float(), batch.targets)
-            session.loop.minimize(loss)
+            self.minimize(session, loss)
             delta = ball.step(delta, points.grad, self.epsilon)
         carried.put(delta)
         return {"loss": loss.detach(), "train_accuracy": accuracy(logits.detach(), batch.targets)}

@@ -4,14 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from robustrun.errors import ConfigError
 from robustrun.methods.attacks import perturb
-from robustrun.numbers import NonNegative, Number, PositiveInt
+from robustrun.numbers import NonNegative, Number, PositiveInt, Probability
 from robustrun.registry import trainers
 from robustrun.roles import Batch, ClassificationTask, Fitted, Trainer
 from robustrun.runtime import Run, TrainingLoop
@@ -37,6 +39,28 @@ class Monitor(BaseModel):
     alpha: Number | None = None  # null: epsilon / 4
 
 
+class Average(BaseModel):
+    """A running average of the weights, which is what is measured, kept and returned in place of the weights.
+
+    `ema` moves by `1 - decay` towards the weights after every update (arXiv 2010.03593, section 4.4); `swa` is the
+    mean over the ends of epochs (arXiv 1803.05407; against robust overfitting: Chen et al., "Robust overfitting may
+    be mitigated by properly learned smoothening", ICLR 2021). Normalisation statistics are averaged along.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["none", "ema", "swa"] = "none"
+    decay: Probability = 0.999  # of ema
+    start: Probability = 0.0  # the fraction of training from which on weights are averaged
+
+    def build(self, model: nn.Module) -> AveragedModel | None:
+        """The average's holder, still empty."""
+        if self.name == "none":
+            return None
+        rule = get_ema_multi_avg_fn(self.decay) if self.name == "ema" else get_swa_multi_avg_fn()
+        return AveragedModel(model, multi_avg_fn=rule, use_buffers=True)
+
+
 @dataclass
 class Session:
     """What one training has at hand."""
@@ -48,6 +72,12 @@ class Session:
     state: dict[str, Any] = field(default_factory=dict)  # further things that a checkpoint must hold
     loop: TrainingLoop | None = None
 
+    @property
+    def result(self) -> nn.Module:
+        """The model that is measured and kept: the average of the weights once there is one."""
+        averaged = self.state.get("average")
+        return averaged.module if averaged is not None and averaged.n_averaged > 0 else self.model
+
 
 class Supervised(Trainer):
     """The epoch loop; a subclass says what one step does.
@@ -56,6 +86,9 @@ class Supervised(Trainer):
         epochs: passes over the training split.
         batch_size: examples a step, over all processes.
         optimizer, schedule: see `recipe`.
+        l1: c in the penalty c sum |w| over weights (not biases and normalisation).
+        mixup: a of Beta(a, a), by which pairs of examples and their labels are mixed (arXiv 1710.09412); 0: not.
+        average: a running average of the weights.
         monitor: what is measured after each epoch.
         initial: a finished run whose weights (and optimiser, if it kept it) training starts from.
         keep_optimizer: keep the optimiser's state for a run that goes on from this one.
@@ -68,6 +101,9 @@ class Supervised(Trainer):
         batch_size: PositiveInt = 128,
         optimizer: Optimizer = Optimizer(),  # noqa: B008
         schedule: Schedule = Schedule(),  # noqa: B008
+        l1: NonNegative = 0.0,
+        mixup: NonNegative = 0.0,
+        average: Average = Average(),  # noqa: B008
         monitor: Monitor = Monitor(),  # noqa: B008
         initial: str | None = None,
         keep_optimizer: bool = False,
@@ -76,6 +112,7 @@ class Supervised(Trainer):
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.schedule = schedule
+        self.l1, self.mixup, self.average = l1, mixup, average
         self.monitor = monitor
         self.initial = initial
         self.keep_optimizer = keep_optimizer
@@ -93,6 +130,8 @@ class Supervised(Trainer):
         if self.initial is not None:
             self._start_from(session)
         self.prepare(session)
+        if (averaged := self.average.build(model)) is not None:
+            session.state["average"] = averaged
         session.loop = TrainingLoop(
             run,
             model=model,
@@ -104,11 +143,15 @@ class Supervised(Trainer):
         best = _Best(session.loop.history, self.monitor.splits)
         for epoch in session.loop:
             for batch in session.loop.batches():
-                session.loop.log(**self.step(session, batch))
+                session.loop.log(**self.step(session, self.mixed(session, batch)))
             model.eval()
+            if self.average.name == "swa":
+                self._follow(session)
             session.loop.end_epoch(**self.epoch_end(session, epoch))
             for name in best.improved(session.loop.history[-1]):
-                session.loop.save_state(name)
+                session.loop.save_state(name, session.result)
+        if session.result is not model:
+            model.load_state_dict(session.result.state_dict())
         model.eval()
         extra = {
             "train_seconds": session.loop.train_seconds,
@@ -141,10 +184,11 @@ class Supervised(Trainer):
 
     def measure(self, session: Session, split: str, epoch: int) -> dict[str, float]:
         """Clean and PGD accuracy and loss on a split, in evaluation mode."""
+        model = session.result.eval()
         monitor, run = self.monitor, session.run
         count = min(monitor.examples or session.task.size(split), session.task.size(split))
         batches = session.task.loader(split, monitor.batch_size, run, indices=range(count)).epoch(0)
-        return accuracies(session.model, batches, monitor, run, ("monitor", split, epoch))
+        return accuracies(model, batches, monitor, run, ("monitor", split, epoch))
 
     def advance(self, session: Session, replay: int = 0) -> float:
         """Set the learning rate for the coming update; its time is where the update begins or ends."""
@@ -153,14 +197,37 @@ class Supervised(Trainer):
         time = steps / (m * len(loop))
         return self.schedule.apply(session.optimizer, self.optimizer, time, self.epochs)
 
-    def update(self, session: Session, inputs: Tensor, targets: Tensor, replay: int = 0) -> tuple[Tensor, Tensor]:
+    def mixed(self, session: Session, batch: Batch) -> Batch:
+        """The batch to train on: itself, or mixed with a permutation of itself, its targets then (B, classes)."""
+        if not self.mixup:
+            return batch
+        run, loop = session.run, session.loop
+        share = float(np.random.default_rng(run.seed_for("mixup", loop.step)).beta(self.mixup, self.mixup))
+        order = torch.randperm(len(batch.targets), generator=run.generator("mixup", loop.step)).to(run.device)
+        one_hot = F.one_hot(batch.targets, session.task.spec.classes).to(batch.inputs.dtype)
+        inputs, targets = (share * part + (1 - share) * part[order] for part in (batch.inputs, one_hot))
+        return Batch(inputs, targets, batch.indices)
+
+    def update(self, session: Session, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """One optimiser step on the cross-entropy; (loss, logits), detached."""
-        self.advance(session, replay)
+        self.advance(session)
         with session.run.precision.autocast():
             logits = session.model(inputs)
             loss = F.cross_entropy(logits.float(), targets)
-        session.loop.minimize(loss)
+        self.minimize(session, loss)
         return loss.detach(), logits.detach()
+
+    def minimize(self, session: Session, loss: Tensor) -> None:
+        """One optimiser step on a loss and the penalty; the average follows."""
+        if self.l1:
+            loss = loss + self.l1 * sum(p.abs().sum() for p in session.model.parameters() if p.ndim > 1)
+        session.loop.minimize(loss)
+        if self.average.name == "ema":
+            self._follow(session)
+
+    def _follow(self, session: Session) -> None:
+        if session.loop.fraction >= self.average.start * self.epochs:
+            session.state["average"].update_parameters(session.model)
 
 
 @trainers.register("standard")
@@ -176,8 +243,11 @@ class Standard(Supervised):
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Fraction of rows whose largest logit is the target's, on the device."""
-    return (logits.argmax(1) == targets).float().mean()
+    """Fraction of rows whose largest logit is the target's, on the device; of mixed targets, the share it has."""
+    predicted = logits.argmax(1)
+    if targets.ndim > 1:
+        return targets.gather(1, predicted[:, None]).mean()
+    return (predicted == targets).float().mean()
 
 
 def accuracies(model: nn.Module, batches: Iterable[Batch], attack: Monitor, run: Run, key: tuple) -> dict[str, float]:

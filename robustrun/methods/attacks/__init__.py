@@ -3,6 +3,7 @@
 Attacks never touch parameters or their gradients, and leave the model in the mode they found it in.
 """
 
+from robustrun.methods.attacks.alignment import gradient_alignment
 from robustrun.methods.attacks.apgd import apgd, apgd_targeted
 from robustrun.methods.attacks.auto import STANDARD, AttackName, AutoAttackResult, autoattack
 from robustrun.methods.attacks.balls import Ball, Box, Norm, Start, norms, random_like, steepest
@@ -13,10 +14,11 @@ from robustrun.methods.attacks.gradients import (
     frozen_parameters,
     input_gradient,
 )
-from robustrun.methods.attacks.losses import LossName, cross_entropy, dlr, dlr_targeted, get_loss, margin
+from robustrun.methods.attacks.losses import LossName, cross_entropy, dlr, dlr_targeted, get_loss, kl_divergence, margin
 from robustrun.methods.attacks.pgd import AttackResult, fgsm, pgd
 from robustrun.methods.attacks.square import square
 from robustrun.methods.attacks.training import InitBox, perturb
+from robustrun.methods.attacks.weights import WeightPerturbation, weight_perturbation
 
 __all__ = [
     "STANDARD",
@@ -29,6 +31,7 @@ __all__ = [
     "LossName",
     "Norm",
     "Start",
+    "WeightPerturbation",
     "apgd",
     "apgd_targeted",
     "autoattack",
@@ -41,7 +44,9 @@ __all__ = [
     "fgsm",
     "frozen_parameters",
     "get_loss",
+    "gradient_alignment",
     "input_gradient",
+    "kl_divergence",
     "margin",
     "norms",
     "perturb",
@@ -49,4 +54,5 @@ __all__ = [
     "random_like",
     "square",
     "steepest",
+    "weight_perturbation",
 ]

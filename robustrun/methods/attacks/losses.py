@@ -12,8 +12,13 @@ LossName = Literal["cross_entropy", "margin", "dlr"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(logits)[label]."""
+    """-log softmax(logits)[label]; of labels (B, classes) that share an example, the mean by their shares."""
     return F.cross_entropy(logits, labels, reduction="none")
+
+
+def kl_divergence(logits: Tensor, probabilities: Tensor) -> Tensor:
+    """KL(probabilities || softmax(logits)) an example: what TRADES ascends (arXiv 1901.08573)."""
+    return F.kl_div(F.log_softmax(logits, 1), probabilities, reduction="none").sum(1)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
