@@ -6,16 +6,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from robustrun.certifiers.examplewise import fraction, judge_examples
+from robustrun.certifiers.attack import Attack, shared
+from robustrun.certifiers.examplewise import fraction
 from robustrun.methods.attacks import LossName, evaluation_mode, fgsm, pgd
 from robustrun.numbers import NonNegative, NonNegativeInt, Number, PositiveInt
 from robustrun.registry import certifiers
-from robustrun.roles import Batch, Certifier, ClassificationTask, Fitted, Report
+from robustrun.roles import Batch
 from robustrun.runtime import Run
 
 
 @certifiers.register("pgd")
-class PGD(Certifier):
+class PGD(Attack):
     """Attack every example (arXiv 1706.06083; evaluation of 2001.03994 and 2002.11569).
 
     Args:
@@ -24,10 +25,7 @@ class PGD(Certifier):
         loss: what is ascended.
         freeze: examples that are broken stop moving, and leave the batch.
         select: which restart counts: `max_loss` as in the papers, or `any_break`, stricter and faster.
-        states: which states of the fitted model to attack; several prefix the metrics by the state's name.
-        split, examples, stride: which examples.
-        batch_size: examples attacked at a time.
-        shard: "i/n": only this part of the examples.
+        common: see `Attack`.
     """
 
     def __init__(
@@ -41,44 +39,12 @@ class PGD(Certifier):
         loss: LossName = "cross_entropy",
         freeze: bool = True,
         select: Literal["max_loss", "any_break"] = "any_break",
-        states: tuple[str, ...] = ("last",),
-        split: Literal["train", "valid", "test"] = "test",
-        examples: PositiveInt | None = None,
-        stride: PositiveInt = 1,
-        batch_size: PositiveInt = 1000,
-        shard: str | None = None,
+        **common,
     ):
+        super().__init__(**common)
         self.norm, self.epsilon, self.alpha, self.steps = norm, epsilon, alpha, steps
         self.restarts, self.loss, self.freeze, self.select = restarts, loss, freeze, select
-        self.states = states
-        self.selection = {
-            "split": split, "examples": examples, "stride": stride, "batch_size": batch_size, "shard": shard,
-        }  # fmt: skip
-
-    def certify(self, task: ClassificationTask, fitted: Fitted[nn.Module], run: Run) -> Report:
-        metrics: dict[str, float] = {}
-        examples: dict[str, np.ndarray] = {}
-        passes = {"forward_passes": 0.0, "backward_passes": 0.0}
-        for state in self.states:
-            prefix = f"{state}_" if len(self.states) > 1 else ""
-            model = fitted.at(state)
-            name = "examples" if len(self.states) == 1 else f"examples_{state}"
-            columns = judge_examples(
-                lambda batch, model=model: self.judge(model, batch, run),
-                task,
-                run,
-                name=name,
-                description=f"PGD-{self.steps}-{self.restarts} {prefix}".strip("_ "),
-                **self.selection,
-            )
-            for key in passes:
-                passes[key] += columns.pop(key.removesuffix("_passes") + "s").sum()
-            metrics |= {f"{prefix}{key}": value for key, value in self._metrics(columns).items()}
-            examples |= {
-                key if key in ("index", "label") else f"{prefix}{key}": column for key, column in columns.items()
-            }
-        counts = {"examples": len(examples["index"]), **{key: round(value) for key, value in passes.items()}}
-        return Report(metrics, examples, counts=counts)
+        self.description = f"PGD-{steps}-{restarts}"
 
     def judge(self, model: nn.Module, batch: Batch, run: Run) -> dict[str, torch.Tensor]:
         """Clean, FGSM and PGD predictions for one batch."""
@@ -108,12 +74,11 @@ class PGD(Certifier):
             "fgsm_correct": ~one_step.success & correct,
             "robust": ~result.success & correct,
             "loss": result.loss,
-            # Averages over the batch, so that the sums are right however the work was cut up.
-            "forwards": result.loss.new_full(targets.shape, result.forwards / len(targets), dtype=torch.float64),
-            "backwards": result.loss.new_full(targets.shape, result.backwards / len(targets), dtype=torch.float64),
+            "forwards": shared(result.forwards, targets),
+            "backwards": shared(result.backwards, targets),
         }
 
-    def _metrics(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
+    def summary(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
         return {
             **fraction(columns["correct"], "clean_accuracy"),
             "fgsm_accuracy": float(np.mean(columns["fgsm_correct"])),
