@@ -301,6 +301,18 @@ class LinearClassifier(nn.Module):
         return torch.cat(features), torch.cat(labels)
 
 
+class DenoisedClassifier(nn.Module):
+    """logits = classifier(denoiser(images)): the classifier is finished and frozen, only the denoiser is trained."""
+
+    denoiser: nn.Module
+    classifier: nn.Module
+
+    def train(self, mode: bool = True) -> "DenoisedClassifier":
+        super().train(mode)
+        self.classifier.eval()  # its statistics are those it was finished with
+        return self
+
+
 class TabularAgent(nn.Module):
     """An agent on a finite MDP: what it has learnt lies in buffers, how it learns in plain attributes.
 
