@@ -43,9 +43,9 @@ def visits(decisions: Decisions, task: MDPTask) -> Figure:
         from matplotlib.colors import LogNorm
 
         axes = canvas.add_subplot(title="Decisions taken in each place")
-        axes.imshow(task.scene.background)
+        aspect = _background(axes, task.scene)
         shown = np.ma.masked_where(~(picture > 0), picture)
-        image = axes.imshow(shown, cmap="viridis", norm=LogNorm(1, max(2, counts.max())))
+        image = axes.imshow(shown, cmap="viridis", norm=LogNorm(1, max(2, counts.max())), aspect=aspect)
         axes.set_axis_off()
         canvas.colorbar(image, ax=axes, orientation=_along(picture), shrink=0.7)
 
@@ -62,12 +62,20 @@ def safe_map(decisions: Decisions, task: MDPTask) -> Figure:
 
     def draw(canvas) -> None:
         axes = canvas.add_subplot(title="Decisions until the first safe action in each place (first trial)")
-        axes.imshow(task.scene.background)
-        image = axes.imshow(np.ma.masked_invalid(picture), cmap="plasma_r")
+        aspect = _background(axes, task.scene)
+        image = axes.imshow(np.ma.masked_invalid(picture), cmap="plasma_r", aspect=aspect)
         axes.set_axis_off()
         canvas.colorbar(image, ax=axes, orientation=_along(picture), shrink=0.7)
 
     return Figure("Safe set", kind="custom", draw=draw)
+
+
+def _background(axes, scene: Scene) -> float:
+    """Draw the scene; the aspect that it was drawn with: long rows are drawn higher than they are."""
+    rows, columns = scene.background.shape[:2]
+    aspect = max(1.0, columns / rows / 4)
+    axes.imshow(scene.background, aspect=aspect)
+    return aspect
 
 
 def _along(picture: np.ndarray) -> str:
@@ -85,7 +93,7 @@ def paths(decisions: Decisions, task: MDPTask, limit: int = 80) -> Figure:
 
     def draw(canvas) -> None:
         axes = canvas.add_subplot(title="Paths of the first trial: green to the goal, red to a failure, grey neither")
-        axes.imshow(task.scene.background)
+        _background(axes, task.scene)
         tail = int(ends[-1]) + 1 if len(ends) else 0
         _line(axes, task.scene, states[tail : tail + 2000], "0.4", 0.3)
         for episode in chosen:

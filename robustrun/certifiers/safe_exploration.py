@@ -31,9 +31,9 @@ Confidence = Annotated[Number, Field(gt=0, lt=1)]
 class SafeExploration(Certifier):
     """The decisions of all trials against the true MDP, and the policy learnt against the best safe one.
 
-    Means over trials, with the least and the most as `_low` and `_high`; of the share of trials with any unsafe action
-    `_high` is a one-sided Clopper-Pearson bound: zero unsafe trials in N support no more than that. The files
-    certificate.json and certificate.npz hold all that is claimed, and the safe sets it is claimed of.
+    Means over trials, with the least and the most of several as `_low` and `_high`; of the share of trials with any
+    unsafe action `_high` is a one-sided Clopper-Pearson bound: zero unsafe trials in N support no more than that. The
+    files certificate.json and certificate.npz hold all that is claimed, and the safe sets it is claimed of.
 
     Args:
         epsilon: a decision is sub-optimal if its value falls short of the best safe one's by more than this.
@@ -169,4 +169,5 @@ def _arrays(extra: dict[str, np.ndarray]) -> bytes:
 
 
 def _spread(name: str, values: np.ndarray) -> dict[str, float]:
-    return {name: float(values.mean()), f"{name}_low": float(values.min()), f"{name}_high": float(values.max())}
+    band = {f"{name}_low": float(values.min()), f"{name}_high": float(values.max())} if len(values) > 1 else {}
+    return {name: float(values.mean()), **band}
