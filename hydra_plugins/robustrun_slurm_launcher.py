@@ -14,8 +14,14 @@ from hydra.core.utils import JobReturn
 
 try:
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-except ImportError:  # `robustrun doctor` and the configuration's own error say what to install
-    from hydra.plugins.launcher import Launcher as BaseSubmititLauncher
+except ImportError:
+    from hydra.plugins.launcher import Launcher
+
+    class BaseSubmititLauncher(Launcher):
+        """Nothing can be submitted; making one says what to install."""
+
+        def setup(self, **_: Any) -> None:
+            pass
 
 
 class SlurmLauncher(BaseSubmititLauncher):

@@ -74,8 +74,8 @@ def submit(
             return executor.map_array(function, *zip(*calls, strict=True))
     except submitit.core.utils.FailedJobError as error:
         raise ConfigError(f"SLURM refuses the jobs: {_last_line(str(error))}") from None
-    except ValueError as error:
-        raise ConfigError(f"hydra.launcher: {' '.join(str(error).split())}") from None
+    except (ValueError, NameError) as error:  # of submitit's own, for an option that it does not know
+        raise ConfigError(f"hydra.launcher: {str(error).splitlines()[0]} (sbatch's: additional_parameters)") from None
 
 
 def _last_line(text: str) -> str:
@@ -100,7 +100,7 @@ def wait(jobs: Sequence[Any]) -> list[JobReturn]:
     """Wait for all jobs. Of one that SLURM ended without a result, an error is the result."""
     returned: dict[int, JobReturn] = {}
     ended: dict[int, float] = {}
-    asked = time.monotonic()
+    asked, said = time.monotonic() - _ASK, ""
     with _farewell(jobs):
         while len(returned) < len(jobs):
             for i, job in enumerate(jobs):
@@ -115,8 +115,18 @@ def wait(jobs: Sequence[Any]) -> list[JobReturn]:
                         ended.pop(i, None)
                     elif asked - ended.setdefault(i, asked) > _LATE:
                         returned[i] = _failed(JobFailed(_ending(job, state)))
+                if (news := _news(jobs, returned, states)) != said:
+                    print(said := news, file=sys.stderr)
             time.sleep(_POLL if len(returned) < len(jobs) else 0)
     return [returned[i] for i in range(len(jobs))]
+
+
+def _news(jobs: Sequence[Any], returned: Mapping[int, JobReturn], states: Mapping[str, tuple[str, str]]) -> str:
+    """One line on how the jobs stand; a job that waits says what for."""
+    waiting = [states.get(job.job_id, ("gone", "")) for i, job in enumerate(jobs) if i not in returned]
+    words = [f"{state.lower()} ({reason})" if state == "PENDING" else state.lower() for state, reason in waiting]
+    counts = {word: words.count(word) for word in dict.fromkeys(words)} | ({"done": len(returned)} if returned else {})
+    return f"SLURM {jobs[0].job_id.partition('_')[0]}: " + ", ".join(f"{n} {word}" for word, n in counts.items())
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, run_job
+from hydra.errors import InstantiationException
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
@@ -124,7 +125,16 @@ def _run_here(composer: Composer, job: Job) -> JobReturn:
 def _run_launcher(composer: Composer, jobs: Sequence[Job], submitted: Mapping[Path, str]) -> Sequence[JobReturn]:
     config = jobs[0].config
     context = _context(composer, config)
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+    try:
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+    except InstantiationException as error:
+        raise (
+            error.__cause__
+            if isinstance(error.__cause__, ConfigError)
+            else ConfigError(
+                f"hydra/launcher: {str(error).splitlines()[0]}; is its package installed ('robustrun doctor')?"
+            )
+        ) from None
     if hasattr(launcher, "run_dirs"):  # ours, for SLURM: it keeps records, and lets jobs wait for what they need
         launcher.run_dirs = [job.directory for job in jobs]
         launcher.after = list(submitted.values())
