@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -112,9 +113,9 @@ class FeatureFile(_Features):
                 "or name one with task.path="
             )
         try:
-            with np.load(self._path, allow_pickle=False) as file:
+            with self._path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 x, y, xt, yt = (file[name] for name in ("X_train", "Y_train", "X_test", "Y_test"))
-        except (KeyError, ValueError, OSError, EOFError) as error:
+        except (KeyError, ValueError, TypeError, OSError, EOFError, BadZipFile) as error:
             raise DataError(f"{self._path} does not hold X_train, Y_train, X_test and Y_test: {error}") from None
         for features, labels in ((x, y), (xt, yt)):
             whole = labels.ndim == 1 and np.isin(labels, np.arange(self.spec.classes)).all()

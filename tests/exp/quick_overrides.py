@@ -41,4 +41,5 @@ QUICK = {
         "certifier.attack_steps=5",
     ],
     "quick/ap_perf": ["task.limit=200", "trainer.epochs=1", "trainer.batch_size=50", "certifier.resamples=200"],
+    "quick/label_flip": ["task.limit=600", "task.test_limit=40", "certifier.batch_size=40"],
 }
