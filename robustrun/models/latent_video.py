@@ -86,7 +86,7 @@ class _Small(nn.Module):
 
 @models.register("latent_video")
 class ConvolutionalVideo(LatentVideo):
-    """A convolutional variational auto-encoder with latent dynamics (arXiv 2001.06116, section 5.3).
+    """A convolutional variational auto-encoder with latent dynamics (arXiv 2001.06116).
 
     Args:
         architecture: "paper" (five convolutions, for 240 x 320) or "small" (two, for 32 x 32).

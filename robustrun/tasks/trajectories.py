@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustrun.errors import ConfigError, DataError
-from robustrun.numbers import Positive, PositiveInt, Probability
+from robustrun.numbers import NonNegativeInt, Positive, PositiveInt, Probability
 from robustrun.registry import tasks
 from robustrun.roles import DynamicsSpec, DynamicsTask, Loader, Split
 from robustrun.runtime import Run
@@ -95,7 +95,7 @@ class Recorded(_Recorded):
         time: str | None = None,
         trajectory: str | None = None,
         dt: Positive | None = None,
-        angles: int = 0,
+        angles: NonNegativeInt = 0,
         held_out: Probability = 0.2,
     ):
         super().__init__(angles, held_out)
@@ -125,8 +125,11 @@ class Recorded(_Recorded):
 
     def _read(self, path: Path) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """The trajectories of a file with their times."""
-        with open(path, newline="") as file:
-            lines = list(csv.DictReader(file))
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                lines = list(csv.DictReader(file))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path} is not a CSV file: {error}") from None
         if not lines:
             raise DataError(f"{path} holds no states")
         header = [name for name in lines[0] if name is not None]
@@ -180,7 +183,7 @@ class GymnasiumTrajectories(_Recorded):
         steps: PositiveInt = 200,
         dt: Positive = 0.05,
         action: Literal["zero", "random"] = "zero",
-        angles: int = 0,
+        angles: NonNegativeInt = 0,
         held_out: Probability = 0.2,
     ):
         super().__init__(angles, held_out)

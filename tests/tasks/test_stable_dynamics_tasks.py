@@ -119,6 +119,16 @@ def test_hostile_recordings_are_refused(run, tmp_path, content, options, error, 
         Recorded(files=str(path), dt=0.1, **options).load(run)
 
 
+def test_a_binary_file_and_a_byte_order_mark(run, tmp_path):
+    (tmp_path / "bad.csv").write_bytes(b"a,b\n\xff\xfe\x00\x80\n")
+    with pytest.raises(DataError, match="not a CSV file"):
+        Recorded(files=str(tmp_path / "bad.csv"), dt=0.1).load(run)
+    (tmp_path / "good.csv").write_bytes(b"\xef\xbb\xbfa,b\n" + b"1,2\n" * 9)
+    task = Recorded(files=str(tmp_path / "good.csv"), dt=0.1, states=["a"])
+    task.load(run)
+    assert task.spec.input_shape == (1,)
+
+
 def test_missing_recordings_and_intervals_are_refused(run, tmp_path):
     with pytest.raises(DataError, match="no such CSV"):
         Recorded(files=str(tmp_path / "nothing.csv"), dt=0.1).load(run)

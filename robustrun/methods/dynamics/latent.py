@@ -34,7 +34,7 @@ def latent_loss(
 ) -> LatentLoss:
     """The terms for pairs of successive frames: all images (B, ...) in [0, 1], mean and log-variance (B, d).
 
-    Source: Manek and Kolter (2019), equation (17), with squared errors.
+    Source: Manek and Kolter (2019), with squared errors.
     """
     count = len(frames)
     return LatentLoss(

@@ -36,7 +36,7 @@ class SmoothRelu:
 
     Its derivative clamp(r / width, 0, 1) is continuous, so that the gradient of V is.
 
-    Source: Manek and Kolter (2019), equation (11).
+    Source: Manek and Kolter (2019).
     """
 
     width: float = 1.0

@@ -105,7 +105,7 @@ class StableMap(StateMap):
     `scaled` multiplies by min(1, beta V(x) / V(f^(x))), which over-contracts when V grows faster than linearly;
     `tight` finds the largest feasible factor and differentiates it implicitly.
 
-    Source: Lawrence, Loewen, Forbes, Backstrom and Gopaluni (2020), Section 4.1 (`scaled`).
+    Source: Lawrence, Loewen, Forbes, Backstrom and Gopaluni (2020), for `scaled`.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ class WrappedLyapunov(Lyapunov):
     `quadratic` adds |Lx|^2 with a free matrix L, the identity at first. With a convex g all forms are convex,
     2 epsilon-strongly so, and the origin is the only stationary point.
 
-    Source: Manek and Kolter (2019), equation (12); `centred` and `quadratic` are convexity-preserving variants.
+    Source: Manek and Kolter (2019); `centred` and `quadratic` are convexity-preserving variants.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class WarpedLyapunov(Lyapunov):
     With `radial_epsilon` > 0 the term epsilon |x|^2 is added outside the warp, as published; then V may have
     stationary points away from the origin. Without it (h brings its own epsilon |y|^2) there are none.
 
-    Source: Manek and Kolter (2019), equation (14).
+    Source: Manek and Kolter (2019).
     """
 
     def __init__(self, inner: Lyapunov, warp: Warp, *, radial_epsilon: float = 0.0) -> None:

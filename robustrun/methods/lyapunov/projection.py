@@ -28,7 +28,7 @@ def project(nominal: Tensor, value: Tensor, gradient: Tensor, alpha: float) -> T
         gradient: its gradient there, (B, n).
         alpha: the rate at which V must decay, per unit of time.
 
-    Source: Manek and Kolter (2019), equation (10).
+    Source: Manek and Kolter (2019).
     """
     unit, norm, nonzero = _direction(gradient)
     excess = torch.relu((unit * nominal).sum(1, keepdim=True) + alpha * value.unsqueeze(1) / norm)
