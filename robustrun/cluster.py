@@ -162,7 +162,7 @@ def _returned(job: Any) -> JobReturn | None:
         return _failed(JobFailed(f"the result of SLURM job {job.job_id} cannot be read ({error}): see {path}"))
     if outcome == "success":
         return value
-    last = [line for line in str(value).splitlines() if line.strip()][-1]
+    last = [line for line in str(value).splitlines() if line.strip() and not line[0].isspace()][-1]  # of a traceback
     last = last.partition(": ")[2] or last
     return _failed(JobFailed(f"SLURM job {job.job_id}: {last} (its log is {job.paths.stderr})"))
 

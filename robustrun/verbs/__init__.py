@@ -19,6 +19,7 @@ VERBS = {
     verb.usage.partition(" ")[0]: verb
     for verb in (
         Verb("table [PAPER[.TABLE]] [--run ...]", "the papers' tables: what is done, missing; --run launches the rest"),
+        Verb("report [RUN...] -o FILE", "one page with every table, curve and run"),
         Verb("list [GROUP]", "what can be composed, one line each"),
         Verb("data list|get|verify [NAME]", "data sets: size, source, licence, present?"),
         Verb("jobs", "jobs on the cluster and how they stand"),

@@ -1,0 +1,154 @@
+"""One self-contained page: every table beside the paper's numbers, and every run with its curves, config, machine."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from robustrun.report import curves, svg
+from robustrun.report.index import Found
+from robustrun.report.render import LEGEND, MARKS, number, papers
+from robustrun.report.view import RowView, TableView
+
+_SPOKEN = {
+    "within": "within tolerance",
+    "better": "better than the paper",
+    "worse": "worse than the paper",
+    "outside": "different from the paper",
+}
+
+
+def page(views: Sequence[TableView], runs: Sequence[Found], left_out: int = 0) -> str:
+    """The page. `left_out` says how many further runs there are."""
+    anchors = {run.path: f"run-{i}" for i, run in enumerate(runs)}
+    here = Path(__file__).parent
+    style, script = (here / "page.css").read_text(), (here / "page.js").read_text()
+    done = sum(view.done for view in views)
+    total = sum(len(view.rows) for view in views)
+    tables = "".join(_table(view, anchors) for view in views)
+    details = "".join(_run(run, anchors[run.path]) for run in runs)
+    more = f"<p>{left_out} older runs are left out; name their directories to see them.</p>" if left_out else ""
+    links = "".join(
+        f'<li><a href="#{_anchor(v.name)}">{escape(v.name)}</a> <span>{v.done}/{len(v.rows)}</span></li>' for v in views
+    )
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>robustrun report</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+<body>
+<header>
+<h1>robustrun report</h1>
+<p>{done} of {total} rows of {len(views)} tables are reproduced; {len(runs)} runs.
+{made}, robustrun {version("robustrun")}. {escape(LEGEND)}.</p>
+<form role="search">
+<label>Filter rows and runs <input type="search" id="filter" autocomplete="off"></label>
+<label>Show <select id="status"><option value="">all rows</option><option value="done">done</option>
+<option value="open">not done</option></select></label>
+<output id="count" role="status"></output>
+</form>
+</header>
+<nav aria-label="Tables"><ul>{links}</ul></nav>
+<main>
+<section aria-labelledby="tables"><h2 id="tables">Tables</h2>{tables or "<p>None.</p>"}</section>
+<section aria-labelledby="runs"><h2 id="runs">Runs</h2>{details or "<p>None yet.</p>"}{more}</section>
+</main>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _anchor(name: str) -> str:
+    return "table-" + name.replace(".", "-")
+
+
+def _table(view: TableView, anchors: Mapping[Path, str]) -> str:
+    heads = [("row", "text")]
+    for column in view.table.columns.values():
+        heads += [(column.title, "number"), ("paper", "number")]
+    heads += [("status", "text"), ("runs", "text")]
+    head = "".join(f'<th scope="col"><button type="button">{escape(text)}</button></th>' for text, _ in heads)
+    body = "".join(_row(row, anchors) for row in view.rows)
+    figure = curves.of_table(view)
+    notes = "".join(f"<li>{escape(row.row.label)}: {escape(row.row.note)}</li>" for row in view.rows if row.row.note)
+    remark = f'<p class="remark">{escape(view.remark)}</p>' if view.remark else ""
+    name = _anchor(view.name)
+    return (
+        f'<section class="table" id="{name}" aria-labelledby="{name}-title">'
+        f'<h3 id="{name}-title">{escape(view.name)}</h3><p>{escape(view.table.caption)} '
+        f"<cite>({escape(view.table.source)})</cite></p>{remark}"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(view.name)}, scrollable">'
+        f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        + (f"<ul class='notes'>{notes}</ul>" if notes else "")
+        + (svg.draw(figure) if figure else "")
+        + "</section>"
+    )
+
+
+def _row(row: RowView, anchors: Mapping[Path, str]) -> str:
+    cells = []
+    for metric, cell in row.cells.items():
+        mark = ""
+        if cell.verdict:
+            spoken = _SPOKEN[cell.verdict]
+            mark = f' <span class="{cell.verdict}" role="img" aria-label="{spoken}">{MARKS[cell.verdict]}</span>'
+        value = "" if cell.mean is None else repr(cell.mean)
+        cells.append(f'<td class="number" data-value="{value}">{number(cell.mean, cell.std)}{mark}</td>')
+        value = "" if cell.paper is None else repr(cell.paper)
+        cells.append(f'<td class="number paper" data-value="{value}">{papers(cell, row, metric)}</td>')
+    links = ", ".join(
+        f'<a href="#{anchors[run.path]}">seed {run.data["seed"]}</a>' for run in row.runs if run.path in anchors
+    )
+    state = "done" if row.status == "done" else "open"
+    label = escape(row.row.label)
+    status = escape(row.status) + (f": {escape(row.error)}" if row.error else "")
+    return (
+        f'<tr data-status="{state}"><th scope="row"><span title="{escape(" ".join(row.row.overrides))}">{label}</span>'
+        f"</th>{''.join(cells)}<td>{status}</td><td>{links}</td></tr>"
+    )
+
+
+def _run(run: Found, anchor: str) -> str:
+    data, directory = run.data, run.path.parent
+    title = " ".join(filter(None, [data["exp"], data.get("row") or "", f"seed {data['seed']}"]))
+    drawn = [*curves.training(directory).values(), *curves.certified(directory).values()]
+    images = "".join(
+        f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
+        for name, png in curves.pictures(directory).items()
+    )
+    config = directory / "config.yaml"
+    shown = f"<h4>Config</h4><pre tabindex='0'>{escape(config.read_text())}</pre>" if config.is_file() else ""
+    return (
+        f'<details class="run" id="{anchor}"><summary>{escape(title)} <small>{escape(_brief(data["metrics"]))}</small>'
+        f"</summary><p><code>{escape(str(directory))}</code><br><code>robustrun {escape(' '.join(data['overrides']))}"
+        f"</code></p><div class='columns'>{_pairs('Metrics', data['metrics'])}"
+        f"{_pairs('Times in seconds, counts', data['timings'] | data['counts'])}{_pairs('Machine', _flat(data['env']))}"
+        f"</div><div class='figures'>{''.join(map(svg.draw, drawn))}{images}</div>{shown}</details>"
+    )
+
+
+def _brief(metrics: Mapping[str, float | None]) -> str:
+    whole = [m for m in metrics if not m.endswith(("_low", "_high"))]
+    return ", ".join(f"{m.replace('_', ' ')} {metrics[m]:.4g}" for m in whole[:3] if metrics[m] is not None)
+
+
+def _flat(env: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in env.items() if k != "versions"} | dict(env.get("versions", {}))
+
+
+def _pairs(title: str, values: Mapping[str, Any]) -> str:
+    def text(value: Any) -> str:
+        return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+    rows = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(text(v))}</td></tr>' for k, v in values.items())
+    return f"<table><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>" if rows else ""
