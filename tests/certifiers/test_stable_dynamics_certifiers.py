@@ -18,8 +18,10 @@ from robustrun.models.latent_video import ConvolutionalVideo
 from robustrun.models.lyapunov_parts import FieldConfig, LyapunovConfig
 from robustrun.report.figures import draw
 from robustrun.roles import Fitted
+from robustrun.runtime import Run
 from robustrun.tasks.pendulum import Pendulum, RandomField
 from robustrun.tasks.video import Texture
+from robustrun.trainers.dynamics import LatentVideoTrainer, OneStep
 
 FEW = {"starts": 6, "steps": 150, "far_steps": 20, "attack_starts": 200, "attack_steps": 5, "film": 12, "times": [1.0]}
 SMOOTH = LyapunovConfig(hidden=(16, 16), epsilon=0.05, centred=True, quadratic=True)
@@ -183,3 +185,23 @@ def test_contact_sheet_shows_frames_in_order():
     assert sheet.shape == (2 * 8, 3 * 9, 3)
     assert sheet[4, 4, 0] == 0
     assert sheet[12, 22, 0] == 23
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_everything_runs_on_a_gpu(tmp_path):
+    with Run.create(tmp_path / "gpu", seed=0, device="cuda") as run:
+        task = Pendulum(links=1)
+        task.load(run)
+        model = stable_dynamics(task.spec, hidden=[16], lyapunov=SMOOTH, alpha=0.2).to(run.device)
+        fitted = OneStep(epochs=20, record_every=10).fit(task, model, run)
+        metrics = Stability(**FEW).certify(task, fitted, run).metrics
+        assert metrics["attack_violation"] <= 1e-12
+        assert metrics["v_bound_excess"] <= 1e-9
+        clip = Texture(frame_count=40, height=16, width=16)
+        clip.load(run)
+        dynamics = FieldConfig(hidden=(16,), lyapunov=SMOOTH)
+        video = ConvolutionalVideo(clip.spec, architecture="small", latent=4, dynamics=dynamics).to(run.device)
+        fitted = LatentVideoTrainer(epochs=2, record_every=1, batch_size=16).fit(clip, video, run)
+        options = {"steps": 40, "times": [40], "film": 12, "attack_starts": 100, "attack_steps": 3}
+        assert VideoStability(**options).certify(clip, fitted, run).metrics["attack_violation"] <= 1e-12
