@@ -101,7 +101,8 @@ class Reproduction:
         return row_view(id_, row, table.columns, runs, error, reduced=bool(self.reduced))
 
     def _typed(self, row: Row, seed: int) -> list[str]:
-        return [*row.overrides, f"seed={seed}", *self.overrides]
+        typed = {_key(o) for o in self.overrides}
+        return [*(o for o in row.overrides if _key(o) not in typed), f"seed={seed}", *self.overrides]
 
     def _job(self, row: Row, seed: int):
         from robustrun.check import only_job
@@ -138,9 +139,13 @@ class Reproduction:
             raise ConfigError(f"no exp is called '{row.exp}'{nearest(row.exp, self._experiments)}")
 
 
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
 def _node(override: str) -> str:
     """The key at the root of the config that an override changes."""
-    return override.partition("=")[0].partition(".")[0].partition("/")[0].lstrip("+~")
+    return _key(override).partition(".")[0].partition("/")[0]
 
 
 def _seed(override: str) -> int:

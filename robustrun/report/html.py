@@ -73,12 +73,12 @@ def _anchor(name: str) -> str:
 
 
 def _table(view: TableView, anchors: Mapping[Path, str]) -> str:
-    heads = [("row", "text")]
-    for column in view.table.columns.values():
-        heads += [(column.title, "number"), ("paper", "number")]
-    heads += [("status", "text"), ("runs", "text")]
-    head = "".join(f'<th scope="col"><button type="button">{escape(text)}</button></th>' for text, _ in heads)
-    body = "".join(_row(row, anchors) for row in view.rows)
+    heads = ["row"]
+    for metric, column in view.table.columns.items():
+        heads += [column.title, "paper"] if view.has_paper(metric) else [column.title]
+    heads += ["status", "runs"]
+    head = "".join(f'<th scope="col"><button type="button">{escape(text)}</button></th>' for text in heads)
+    body = "".join(_row(row, view, anchors) for row in view.rows)
     figure = curves.of_table(view)
     notes = "".join(f"<li>{escape(row.row.label)}: {escape(row.row.note)}</li>" for row in view.rows if row.row.note)
     remark = f'<p class="remark">{escape(view.remark)}</p>' if view.remark else ""
@@ -95,7 +95,7 @@ def _table(view: TableView, anchors: Mapping[Path, str]) -> str:
     )
 
 
-def _row(row: RowView, anchors: Mapping[Path, str]) -> str:
+def _row(row: RowView, view: TableView, anchors: Mapping[Path, str]) -> str:
     cells = []
     for metric, cell in row.cells.items():
         mark = ""
@@ -104,6 +104,8 @@ def _row(row: RowView, anchors: Mapping[Path, str]) -> str:
             mark = f' <span class="{cell.verdict}" role="img" aria-label="{spoken}">{MARKS[cell.verdict]}</span>'
         value = "" if cell.mean is None else repr(cell.mean)
         cells.append(f'<td class="number" data-value="{value}">{number(cell.mean, cell.std)}{mark}</td>')
+        if not view.has_paper(metric):
+            continue
         value = "" if cell.paper is None else repr(cell.paper)
         cells.append(f'<td class="number paper" data-value="{value}">{papers(cell, row, metric)}</td>')
     links = ", ".join(

@@ -57,14 +57,16 @@ def rich(view: TableView) -> str:
     """The table on a terminal, with the sources of its numbers below."""
     grid = RichTable(title=Text(view.title), title_justify="left")
     grid.add_column("row")
-    for column in view.table.columns.values():
+    for metric, column in view.table.columns.items():
         grid.add_column(Text(column.title), justify="right")
-        grid.add_column("paper", justify="right", style="dim")
+        if view.has_paper(metric):
+            grid.add_column("paper", justify="right", style="dim")
     grid.add_column("status")
     for row in view.rows:
         cells: list[Any] = [Text(row.row.label)]
         for metric, cell in row.cells.items():
-            cells += [Text(ours(cell), style=_COLOURS[cell.verdict]), papers(cell, row, metric)]
+            cells.append(Text(ours(cell), style=_COLOURS[cell.verdict]))
+            cells += [papers(cell, row, metric)] if view.has_paper(metric) else []
         grid.add_row(*cells, _status(row, view))
     lines = [_printed(grid), view.remark, *(f"{row.row.label}: {row.row.note}" for row in view.rows if row.row.note)]
     lines += [f"{row.row.label}: {source(row)}" for row in view.rows if row.runs]
@@ -90,11 +92,15 @@ def markdown(view: TableView) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    headings = ["row", *(h for c in view.table.columns.values() for h in (c.title, "paper")), "status"]
+    columns = view.table.columns.items()
+    pairs = [h for m, c in columns for h in ([c.title, "paper"] if view.has_paper(m) else [c.title])]
+    headings = ["row", *pairs, "status"]
     lines = [f"**{view.title}**", "", *([view.remark, ""] if view.remark else []), line(headings)]
     lines.append(line(["---", *["---:"] * (len(headings) - 2), "---"]))
     for row in view.rows:
-        pairs = [text for metric, cell in row.cells.items() for text in (ours(cell), papers(cell, row, metric))]
+        pairs = []
+        for metric, cell in row.cells.items():
+            pairs += [ours(cell), papers(cell, row, metric)] if view.has_paper(metric) else [ours(cell)]
         lines.append(line([row.row.label, *pairs, _status(row, view)]))
     sources = [f"- {row.row.label}: {source(row)}" for row in view.rows if row.runs]
     return "\n".join(lines + (["", *sources] if sources else []))

@@ -57,6 +57,10 @@ class TableView:
     def done(self) -> int:
         return sum(row.status == "done" for row in self.rows)
 
+    def has_paper(self, metric: str) -> bool:
+        """Whether the paper reports the metric at all, known to us or not."""
+        return any(metric in row.row.paper for row in self.rows)
+
     @property
     def title(self) -> str:
         return f"{self.name}: {self.table.caption} ({self.table.source})"
