@@ -93,7 +93,9 @@ class Schedule(BaseModel):
             case "stairs":
                 return 1.0 - math.floor(10 * s + 1e-9) / 10
             case "linear":
-                return _interpolate(s, ((0.0, 1.0), (1 / 3, 1.0), (2 / 3, 0.1), (1.0, 0.01)))
+                # In whole epochs, as in the paper's code; too few epochs have none to spare.
+                first, second = (k * epochs // 3 if epochs >= 3 else k * epochs / 3 for k in (1, 2))
+                return _interpolate(time, ((0.0, 1.0), (first, 1.0), (second, 0.1), (epochs, 0.01)))
             case "cosine":
                 return 0.5 * (1.0 + math.cos(math.pi * s))
             case "knots":

@@ -43,7 +43,7 @@ def test_the_imagenet_schedule_of_fast_at():
     [
         ("piecewise", [1.0, 1.0, 0.1, 0.01, 0.01]),
         ("stairs", [1.0, 0.8, 0.5, 0.3, 0.0]),
-        ("linear", [1.0, 1.0, 0.55, 0.0775, 0.01]),
+        ("linear", [1.0, 1.0, 1.0 - 0.9 * 34 / 67, 0.1 - 0.09 * 17 / 67, 0.01]),
         ("cosine", [1.0, 0.853553, 0.5, 0.146447, 0.0]),
         ("flat", [1.0] * 5),
     ],
@@ -51,6 +51,19 @@ def test_the_imagenet_schedule_of_fast_at():
 def test_the_schedules_of_robust_overfitting(name, values):
     schedule = Schedule(name=name)
     assert [schedule.factor(t, 200) for t in (0, 50, 100, 150, 200)] == pytest.approx(values, abs=1e-6)
+
+
+def test_check_values_of_robust_overfitting():
+    """Learning rates of its schedules at times between epochs, of 200."""
+    linear, stairs = Schedule(name="linear"), Schedule(name="stairs")
+    assert [0.1 * linear.factor(t, 200) for t in (66, 99.5, 133)] == pytest.approx([0.1, 0.055, 0.01])
+    assert [0.1 * stairs.factor(t, 200) for t in (19.999, 20, 180)] == pytest.approx([0.1, 0.09, 0.01])
+    assert [0.1 * Schedule(name="piecewise").factor(t, 200) for t in (99.99, 100, 150)] == pytest.approx(
+        [0.1, 0.01, 0.001]
+    )
+    cyclic = Schedule(name="cyclic", peak=0.4)
+    assert [0.2 * cyclic.factor(t, 200) for t in (40, 80, 140)] == pytest.approx([0.1, 0.2, 0.1])
+    assert [linear.factor(t, 1) for t in (1 / 3, 0.5, 1.0)] == pytest.approx([1.0, 0.55, 0.01])
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
