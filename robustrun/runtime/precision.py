@@ -98,7 +98,7 @@ def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
         raise ConfigError(f"runtime.precision=tf32 needs a CUDA device, not {device.type}: use float32")
     if name == "float16" and device.type == "cpu":
         raise ConfigError("runtime.precision=float16 needs a GPU: use float32 or bfloat16 on a CPU")
-    return Precision(name, device.type, channels_last=on_cuda and name != "float32")
+    return Precision(name, device.type, channels_last=name != "float32")
 
 
 @contextmanager
