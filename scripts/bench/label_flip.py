@@ -94,7 +94,7 @@ def main() -> None:
         print(f"{name:32}{a:9.2f}{b:9.2f}{b / dense_cpu:8.2f}")
     if arguments.classes == 2:
         alpha = hat.alpha(hat.weights(t[: arguments.plain], strength))
-        _, a, b = timed(lambda: plain(alpha, y, arguments.q[0]))
+        _, a, b = timed(lambda: plain(alpha, y.double(), arguments.q[0]))
         scale = m / len(alpha)
         print(f"{'plain: 50 bisections (scaled)':32}{a * scale:9.2f}{b * scale:9.2f}{b * scale / dense_cpu:8.2f}")
 
