@@ -60,7 +60,7 @@ def branch_and_bound(
     gap: float = 1e-6,
     time_limit: float = 60.0,
     batch: int = 1024,
-    steps: int = 12,
+    steps: int = 5,
     lr: float = 1.2,
     attained: Bounds | None = None,
     generator: torch.Generator | None = None,
@@ -172,43 +172,48 @@ class _Search:
         )
         return d[(d.lower <= d.upper).all(1)]
 
+    def _evaluate(self, d: _Domains, alpha: Tensor, beta: Tensor, seen: dict[str, Tensor] | None = None):
+        """The bound (n,) of each domain with these multipliers, and its linear form's coefficients on the input."""
+        direction = self._direction(d.problem)
+        objective = direction.view(-1, 1, *[1] * len(self.net.output.shape))
+        lines = self._lines(d, alpha, beta)
+        form = back_substitute(self.net, self.net.output.name, objective, lines, seen)
+        value, deviation = linear_range(self.region[d.problem % self.examples], form.coefficients)
+        return (value - deviation + form.lower).squeeze(1), form.coefficients.squeeze(1)
+
+    def _direction(self, problem: Tensor) -> Tensor:
+        """1 where the output is minimised, -1 where it is maximised."""
+        return torch.where(problem < self.examples, 1.0, -1.0).to(self.best.dtype)
+
     def _bound(self, d: _Domains) -> _Domains:
         """Raise every domain's bound by a few steps on alpha and beta; look for better inputs along the way."""
         if not len(d):
             return d
-        region = self.region[d.problem % self.examples]
-        direction = torch.where(d.problem < self.examples, 1.0, -1.0).to(d.bound.dtype).view(-1, 1)
-        objective = direction.view(-1, 1, *[1] * len(self.net.output.shape))
         target = self._target(d.problem)
         best = torch.full_like(d.bound, -torch.inf)
-        kept = d.alpha, d.beta
-        alpha, beta = d.alpha, d.beta
-        scale = None
+        kept = alpha, beta = d.alpha, d.beta
         for step in range(self.steps + 1):
             last = step == self.steps
+            seen: dict[str, Tensor] = {}
             with torch.set_grad_enabled(not last):
                 alpha, beta = alpha.detach().requires_grad_(not last), beta.detach().requires_grad_(not last)
-                seen: dict[str, Tensor] = {}
-                lines = self._lines(d, alpha, beta)
-                form = back_substitute(self.net, self.net.output.name, objective, lines, seen)
-                value, deviation = linear_range(region, form.coefficients)
-                value = (value - deviation + form.lower).squeeze(1)
+                value, coefficients = self._evaluate(d, alpha, beta, seen)
                 if not last:
                     gradient = torch.autograd.grad(value.sum(), (alpha, beta), allow_unused=True)
-            improved = value.detach() > best
-            best = torch.where(improved, value.detach(), best)
-            kept = tuple(
-                torch.where(improved.unsqueeze(1), new.detach(), old)
-                for new, old in zip((alpha, beta), kept, strict=True)
-            )
+            value, alpha, beta = value.detach(), alpha.detach(), beta.detach()
+            improved = value > best
+            best = torch.where(improved, value, best)
+            kept = tuple(torch.where(improved.unsqueeze(1), v, k) for v, k in zip((alpha, beta), kept, strict=True))
             if step == 0 or last:
-                self._try(d.problem, region.minimizer(form.coefficients.detach().squeeze(1)), direction)
-                scale = self._coefficients(seen)
-                scale_beta = scale.abs().mean(1, keepdim=True) + scale.abs()
-                d.score = self._scores(d, scale, alpha.detach())
+                region = self.region[d.problem % self.examples]
+                self._try(d.problem, region.minimizer(coefficients.detach()))
+                weights = self._coefficients(seen)
+                d.score = self._scores(d, weights, alpha)
             if last or bool((best >= target).all()):
                 break
-            alpha, beta = self._ascend(alpha.detach(), beta.detach(), gradient, target - value.detach(), scale_beta)
+            if step == 0:
+                scale = weights.abs().mean(1, keepdim=True) + weights.abs()
+            alpha, beta = self._ascend(alpha, beta, gradient, target - value, scale)
         d.bound = torch.maximum(d.bound, best - self.margin[d.problem])
         d.alpha, d.beta = kept
         return d
@@ -251,9 +256,9 @@ class _Search:
         below = torch.maximum((1 - alpha) * u, -alpha * l)
         return a.clamp(max=0).abs() * chord + 0.5 * a.clamp(min=0) * torch.minimum(below, chord)
 
-    def _try(self, problem: Tensor, x: Tensor, direction: Tensor) -> None:
+    def _try(self, problem: Tensor, x: Tensor) -> None:
         """Take the network's value at x where it beats the best input known."""
-        value = direction.squeeze(1) * self.net(x).reshape(-1)
+        value = self._direction(problem) * self.net(x).reshape(-1)
         least = self.best.scatter_reduce(0, problem, value, "amin")
         better = ((value == least[problem]) & (value < self.best[problem])).nonzero().squeeze(1)
         self.best_x[problem[better]] = x[better]
@@ -266,7 +271,7 @@ class _Search:
         lower, upper, sign = self._by_name(d.lower), self._by_name(d.upper), self._by_name(d.sign)
         boxes = {name: Bounds(lower[name], upper[name]) for name in self.names}
         p = program(self.net, region, boxes, signs=sign)
-        direction = 1.0 if int(d.problem) < self.examples else -1.0
+        direction = float(self._direction(d.problem))
         constraints = optimize.LinearConstraint(p.split, -p.split_constant, np.inf)
         result = optimize.milp(
             direction * p.output[0], bounds=optimize.Bounds(p.lower, p.upper), constraints=constraints
@@ -276,5 +281,5 @@ class _Search:
         if result.status != 0:
             return float(d.bound)
         x = region.project(torch.as_tensor(result.x, dtype=region.lower.dtype).view_as(region.lower))
-        self._try(d.problem, x, torch.full((1, 1), direction, dtype=x.dtype))
+        self._try(d.problem, x)
         return float(result.fun + direction * p.output_constant[0] - 1e-7)
