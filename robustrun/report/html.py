@@ -129,7 +129,7 @@ def _run(run: Found, anchor: str) -> str:
         for name, png in curves.pictures(directory).items()
     )
     config = directory / "config.yaml"
-    shown = f"<h4>Config</h4><pre tabindex='0'>{escape(config.read_text())}</pre>" if config.is_file() else ""
+    shown = f"<h3>Config</h3><pre tabindex='0'>{escape(config.read_text())}</pre>" if config.is_file() else ""
     return (
         f'<details class="run" id="{anchor}"><summary>{escape(title)} <small>{escape(_brief(data["metrics"]))}</small>'
         f"</summary><p><code>{escape(str(directory))}</code><br><code>robustrun {escape(' '.join(data['overrides']))}"
