@@ -1,0 +1,39 @@
+"""Equilibrium layers: monotone operators with solvers that provably converge, implicit differentiation."""
+
+from robustrun.methods.equilibrium.activations import (
+    ACTIVATIONS,
+    Activation,
+    leaky_relu,
+    masked,
+    relu,
+    sigmoid,
+    tanh,
+)
+from robustrun.methods.equilibrium.circular import CircularMonotone, border_mask
+from robustrun.methods.equilibrium.dense import DenseMonotone, FreeMatrix, parameters_of
+from robustrun.methods.equilibrium.implicit import MonotoneConv2d, MonotoneLayer, MonotoneLinear, tune_alpha
+from robustrun.methods.equilibrium.splitting import Solution, Splitting, residual, solve, solve_adjoint
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "CircularMonotone",
+    "DenseMonotone",
+    "FreeMatrix",
+    "MonotoneConv2d",
+    "MonotoneLayer",
+    "MonotoneLinear",
+    "Solution",
+    "Splitting",
+    "border_mask",
+    "leaky_relu",
+    "masked",
+    "parameters_of",
+    "relu",
+    "residual",
+    "sigmoid",
+    "solve",
+    "solve_adjoint",
+    "tanh",
+    "tune_alpha",
+]

@@ -1,0 +1,186 @@
+r"""Gradients of an equilibrium by the implicit function theorem, with memory that does not grow with iterations.
+
+For z = sigma(W z + b) and a loss l(z), y = J (W^T y + dl/dz) is dl/db, and dl/dtheta = d/dtheta <y, W(theta) z> with y
+and z held fixed. Source: Winston and Kolter (arXiv 2006.08591), theorem 3.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from robustrun.methods.equilibrium.activations import Activation, masked, relu
+from robustrun.methods.equilibrium.circular import CircularMonotone, border_mask
+from robustrun.methods.equilibrium.dense import DenseMonotone
+from robustrun.methods.equilibrium.splitting import Resolvent, Solution, Splitting, State, solve, solve_adjoint
+
+
+@dataclass
+class Statistics:
+    """What the last solves took: one number each for the forward and the backward pass."""
+
+    forward: Solution | None = None
+    backward: Solution | None = None
+
+
+class _Equilibrium(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, layer: "MonotoneLayer", tiers: int, *tensors: Tensor) -> State:
+        bias = tensors[:tiers]
+        resolvent = layer.resolvent() if layer.settings.method == "peaceman_rachford" else None
+        solution = solve(layer.operator, bias, layer.activation, layer.settings, resolvent=resolvent)
+        layer.statistics.forward = solution
+        ctx.layer, ctx.resolvent = layer, resolvent
+        ctx.needs_weights = any(ctx.needs_input_grad[2 + tiers :])
+        ctx.save_for_backward(*solution.z)
+        return solution.z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradient: Tensor) -> tuple:
+        # A saved output comes back with this node as its history: differentiating through it would come here again.
+        layer, z = ctx.layer, tuple(tier.detach() for tier in ctx.saved_tensors)
+        slope = tuple(layer.activation.slope(tier).expand_as(tier) for tier in z)
+        solution = solve_adjoint(layer.operator, gradient, slope, layer.settings, resolvent=ctx.resolvent)
+        layer.statistics.backward = solution
+        weights = [p for p in layer.operator.parameters() if p.requires_grad]
+        found: dict[int, Tensor | None] = {}
+        if ctx.needs_weights and weights:
+            with torch.enable_grad():
+                inner = layer.operator.inner(solution.z, z)
+            gradients = torch.autograd.grad(inner, weights, allow_unused=True)
+            found = {id(p): g for p, g in zip(weights, gradients, strict=True)}
+        return None, None, *solution.z, *(found.get(id(p)) for p in layer.operator.parameters())
+
+
+class MonotoneLayer(nn.Module):
+    """x -> z with z = sigma(W z + U x), W monotone: exactly one z for every x, and a solver that finds it.
+
+    Three lines put one into any network:
+
+        layer = MonotoneLinear(784, 87)
+        z = layer(images.flatten(1))
+        logits = readout(z)
+
+    Args:
+        injection: U, from the input to the bias: a tensor, or a tuple of one a tier.
+        operator: W (`DenseMonotone`, `CircularMonotone`, ...).
+        activation: a proximal operator (`activations`).
+        settings: how to solve. Forward and backward pass use the same.
+
+    Raises (in the forward pass):
+        FloatingPointError: an iterate is not finite, as when forward-backward takes too long steps.
+    """
+
+    def __init__(
+        self,
+        injection: nn.Module,
+        operator: nn.Module,
+        activation: Activation = relu,
+        settings: Splitting = Splitting(),  # noqa: B008
+    ):
+        super().__init__()
+        self.injection, self.operator = injection, operator
+        self.activation, self.settings = activation, settings
+        self.statistics = Statistics()
+        self._cached: tuple[tuple, Resolvent] | None = None
+
+    def bias(self, x: Tensor) -> State:
+        """U x, a tuple of one tensor a tier."""
+        injected = self.injection(x)
+        return injected if isinstance(injected, tuple) else (injected,)
+
+    def resolvent(self) -> Resolvent:
+        """The factorisation for the present weights and alpha; kept while the layer is in evaluation mode."""
+        if self.training:  # the weights change at every step
+            with torch.no_grad():
+                return self.operator.factorize(self.settings.alpha)
+        key = (self.settings.alpha, *((id(p), p._version, p.dtype, p.device) for p in self.operator.parameters()))
+        if self._cached is None or self._cached[0] != key:
+            with torch.no_grad():
+                self._cached = key, self.operator.factorize(self.settings.alpha)
+        return self._cached[1]
+
+    def equilibrium(self, x: Tensor) -> State:
+        """All tiers of z."""
+        bias = self.bias(x)
+        z = _Equilibrium.apply(self, len(bias), *bias, *self.operator.parameters())
+        if not self.statistics.forward.change.isfinite().all():
+            raise FloatingPointError(
+                f"{self.settings.method} with alpha = {self.settings.alpha} diverged: use peaceman_rachford, "
+                "which converges for every alpha, or a smaller step"
+            )
+        return z
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.equilibrium(x)[-1]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_cached": None, "statistics": Statistics()}
+
+
+class MonotoneLinear(MonotoneLayer):
+    """A fully connected monotone equilibrium layer, (B, in_features) -> (B, features)."""
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        *,
+        margin: float = 1.0,
+        activation: Activation = relu,
+        settings: Splitting = Splitting(),  # noqa: B008
+    ):
+        super().__init__(nn.Linear(in_features, features), DenseMonotone(features, margin), activation, settings)
+
+
+class MonotoneConv2d(MonotoneLayer):
+    """A convolutional monotone equilibrium layer, (B, in_channels, side, side) -> (B, channels, side + 2, side + 2).
+
+    The input gets a border of one pixel, on which z is held at zero, so that the circular W does not wrap around.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        side: int,
+        *,
+        margin: float = 1.0,
+        activation: Activation = relu,
+        settings: Splitting = Splitting(),  # noqa: B008
+    ):
+        inject = nn.Conv2d(in_channels, channels, 3, padding=2)  # one pixel of border, one of the kernel
+        super().__init__(inject, CircularMonotone(channels, side + 2, 3, margin), activation, settings)
+        self._plain = activation
+        self.register_buffer("mask", border_mask(side + 2), persistent=False)
+
+    @property
+    def activation(self) -> Activation:
+        return masked(self._plain, self.mask)
+
+    @activation.setter
+    def activation(self, activation: Activation) -> None:
+        self._plain = activation
+
+
+@torch.no_grad()
+def tune_alpha(layer: MonotoneLayer, x: Tensor, *, start: float = 1.0, floor: float = 1e-4) -> float:
+    """The last of 1, 1/2, 1/4, ... that does not need more iterations than the one before, on this batch.
+
+    Sets and returns it; where even `start` does not converge, alpha stays as it was. Source: arXiv 2006.08591, E.
+    """
+    bias, before = layer.bias(x), layer.settings
+
+    def count(alpha: float) -> int:
+        settings = replace(before, alpha=alpha)
+        return int(solve(layer.operator, bias, layer.activation, settings).iterations.max())
+
+    alpha, least = start, count(start)
+    if least >= before.max_iter:
+        return before.alpha
+    while alpha / 2 > floor and (iterations := count(alpha / 2)) <= least:
+        alpha, least = alpha / 2, iterations
+    layer.settings = replace(before, alpha=alpha)
+    return alpha
