@@ -105,7 +105,7 @@ class LabelFlip(Certifier):
         sweep: list[Positive] = [],  # noqa: B006
         exact: bool = True,
         partitions: NonNegativeInt = 0,
-        tilts: PositiveInt = 2,
+        tilts: PositiveInt = 1,
         radii: list[NonNegativeInt] = [1, 10, 25, 50, 100, 200, 300],  # noqa: B006
         examples: PositiveInt | None = None,
         stride: PositiveInt = 1,

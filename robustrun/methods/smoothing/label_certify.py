@@ -67,7 +67,7 @@ def certify_multiclass(
     noise: Sequence[float],
     regularisation: float,
     *,
-    tilts: int = 2,
+    tilts: int = 1,
 ) -> list[LabelCertificate]:
     """A certificate for each replacement probability in `noise`, for labels (n,) in {0, ..., classes - 1}.
 

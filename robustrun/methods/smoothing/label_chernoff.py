@@ -198,7 +198,7 @@ def binary_vote(
     q: float,
     *,
     compressed: Compressed | None = None,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-7,
 ) -> BinaryVote:
     """Chernoff bound on the minority vote of `1{alpha . y >= 1/2}` under labels flipped with probability q.
 

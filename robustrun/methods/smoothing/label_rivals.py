@@ -44,14 +44,15 @@ def rival_votes(
     q: float,
     *,
     compressed: Compressed | None = None,
-    tilts: int = 2,
-    tolerance: float = 1e-3,
+    tilts: int = 1,
+    tolerance: float = 0.05,
 ) -> RivalVotes:
     """Bounds for all rivals of all rows of `alpha` (b, n), for training labels (n,) below `classes` = C.
 
     The prediction is the class of the largest summed alpha, the unsmoothed one. The `tilts` strongest rivals get
     their own best t; the exact bounds of all rivals are then taken at these few t, since every t is sound and the
-    rest hardly matters to the union bound (`tilts = C - 1` optimises all). Points whose compressed K is off by
+    rest hardly matters to the union bound (`tilts = C - 1` optimises all). An error of K matters to the second
+    order only in the choice of t. Points whose compressed K is off by
     `tolerance` nats or more are optimised over all labels. `compressed` is
     `compress(*group_by_label(alpha, labels, C))`, if the caller has it for several q.
     """
