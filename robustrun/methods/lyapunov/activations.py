@@ -55,7 +55,8 @@ class SmoothRelu:
     def difference(self, reference: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         slope_before = self.slope(reference)
         beyond = reference - self.width * slope_before  # zero in the quadratic part, so that small deltas survive
-        slope = self.slope(reference + delta)
+        scale = 1.0 / self.width
+        slope = torch.add(reference * scale, delta, alpha=scale).clamp(0.0, 1.0)
         change = slope - slope_before
         return torch.addcmul(delta * slope, change, torch.add(beyond, change, alpha=-0.5 * self.width)), slope
 

@@ -56,14 +56,15 @@ def _evaluate(activation: Activation, x: Tensor, *weights: Tensor) -> tuple[Tens
     inputs, couplings, references = weights[: depth + 1], weights[depth + 1 : -depth], weights[-depth:]
     total, rises, slopes = _climb(activation, x, inputs, couplings, references)
     upstream = couplings[-1].expand(len(x), -1)  # derivative of g by the layer's activations
-    gradient, upstreams = inputs[-1].expand(len(x), -1), []
+    gradient, upstreams, passed = inputs[-1].expand(len(x), -1), [], []
     for i in reversed(range(depth)):
         upstreams.append(upstream)
         weighted = upstream * slopes[i]
+        passed.append(weighted)
         gradient = torch.addmm(gradient, weighted, inputs[i])
         if i:
             upstream = weighted @ couplings[i - 1]
-    return total, gradient, *rises, *slopes, *upstreams[1:]
+    return total, gradient, *rises, *slopes, *passed, *upstreams[1:]
 
 
 class _RiseAndGradient(torch.autograd.Function):
@@ -85,13 +86,15 @@ class _RiseAndGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_total: Tensor, d_gradient: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        # The saved tensors are x, then k + 1 inputs, k couplings, k references, k rises, k slopes, k - 1 upstreams.
+        # The saved tensors are x, then k + 1 inputs, k couplings, k references, k rises, k slopes, k of what is passed
+        # on, top layer first, and as many upstreams but for the top layer's.
         saved = ctx.saved_tensors
-        depth = (len(saved) - 1) // 6
+        depth = (len(saved) - 1) // 7
         x, inputs, couplings = saved[0], saved[1 : depth + 2], saved[depth + 2 : 2 * depth + 2]
         references = saved[2 * depth + 2 : 3 * depth + 2]
         rises, slopes = saved[3 * depth + 2 : 4 * depth + 2], saved[4 * depth + 2 : 5 * depth + 2]
-        upstreams = (*reversed(saved[5 * depth + 2 :]), couplings[-1])
+        passed = saved[6 * depth + 1 : 5 * depth + 1 : -1]
+        upstreams = (*reversed(saved[6 * depth + 2 :]), couplings[-1])
         activation = ctx.activation
         d_inputs: list[Tensor] = [None] * (depth + 1)  # type: ignore[list-item]
         d_couplings: list[Tensor] = [None] * depth  # type: ignore[list-item]
@@ -101,11 +104,10 @@ class _RiseAndGradient(torch.autograd.Function):
         d_slopes, d_weighted = [], None
         for i in range(depth):
             carried = d_gradient @ inputs[i].T
-            weighted = upstreams[i] * slopes[i]
             if i:
                 carried = torch.addmm(carried, d_weighted, couplings[i - 1].T)
-                d_couplings[i - 1] = weighted.T @ d_weighted
-            d_inputs[i] = weighted.T @ d_gradient
+                d_couplings[i - 1] = passed[i].T @ d_weighted
+            d_inputs[i] = passed[i].T @ d_gradient
             d_slopes.append(carried * upstreams[i])
             d_weighted = carried * slopes[i]
         column = d_total.unsqueeze(1)
