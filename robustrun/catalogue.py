@@ -21,6 +21,15 @@ GROUPS = {
     "hydra/launcher": "where jobs run: robustrun -m ... hydra/launcher=NAME",
 }
 
+# What Hydra and its plugins bring along, beside the files of our own.
+HYDRAS = {
+    "hydra/launcher": {
+        "basic": "one job after another in this process (the default)",
+        "joblib": "a pool of processes on this machine: hydra.launcher.n_jobs at a time",
+        "ray": "a small Ray cluster on this machine (pip install hydra-ray-launcher)",
+    },
+}
+
 
 def options(group: str, config_dir: Path | None = None) -> dict[str, str]:
     """Option -> its one-line description (the first comment of its file).
@@ -30,7 +39,7 @@ def options(group: str, config_dir: Path | None = None) -> dict[str, str]:
     """
     if group not in GROUPS:
         raise ConfigError(f"there is no group '{group}'{nearest(group, GROUPS)} (groups: {', '.join(GROUPS)})")
-    found: dict[str, str] = {}
+    found: dict[str, str] = dict(HYDRAS.get(group, {}))
     for root in (conf_dir(), *plugin_conf_dirs(), *([config_dir] if config_dir else [])):
         for file in sorted((root / group).rglob("*.yaml")):
             name = file.relative_to(root / group).with_suffix("").as_posix()

@@ -132,7 +132,7 @@ def _run(run: Found, anchor: str) -> str:
     shown = f"<h3>Config</h3><pre tabindex='0'>{escape(config.read_text())}</pre>" if config.is_file() else ""
     return (
         f'<details class="run" id="{anchor}"><summary>{escape(title)} <small>{escape(_brief(data["metrics"]))}</small>'
-        f"</summary><p><code>{escape(str(directory))}</code><br><code>robustrun {escape(' '.join(data['overrides']))}"
+        f"</summary><p><code>{escape(str(run.path))}</code><br><code>robustrun {escape(' '.join(data['overrides']))}"
         f"</code></p><div class='columns'>{_pairs('Metrics', data['metrics'])}"
         f"{_pairs('Times in seconds, counts', data['timings'] | data['counts'])}{_pairs('Machine', _flat(data['env']))}"
         f"</div><div class='figures'>{''.join(map(svg.draw, drawn))}{images}</div>{shown}</details>"
