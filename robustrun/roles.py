@@ -302,15 +302,45 @@ class LinearClassifier(nn.Module):
 
 
 class DenoisedClassifier(nn.Module):
-    """logits = classifier(denoiser(images)): the classifier is finished and frozen, only the denoiser is trained."""
+    """logits = classifier(denoiser(images)): the classifier is finished and frozen, only the denoiser is trained.
+
+    So a checkpoint holds the denoiser alone, and can be put before another classifier.
+    """
 
     denoiser: nn.Module
     classifier: nn.Module
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        state = super().state_dict(*arguments, **options)
+        return {name: value for name, value in state.items() if not name.startswith("classifier.")}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        classifier = {f"classifier.{name}": value for name, value in self.classifier.state_dict().items()}
+        return super().load_state_dict({**classifier, **state}, strict=strict, assign=assign)
 
     def train(self, mode: bool = True) -> "DenoisedClassifier":
         super().train(mode)
         self.classifier.eval()  # its statistics are those it was finished with
         return self
+
+
+class QueriedClassifier(DenoisedClassifier):
+    """A classifier that answers labels to queries, which cost; every query is one draw for one example."""
+
+    def open(self, run: Run, *, selection: int, planned: int) -> int:
+        """Get ready for at most `planned` queries, the first `selection` draws of an example being of their own kind.
+
+        Returns:
+            The number of classes.
+
+        Raises:
+            ConfigError: that many queries are more than allowed.
+        """
+        raise NotImplementedError
+
+    def answers(self, images: Tensor, indices: Tensor, draws: Tensor) -> Tensor:
+        """Labels (B,) of images that are the draws (B,) for the examples (B,); -1 for no class, draw -1 is clean."""
+        raise NotImplementedError
 
 
 class TabularAgent(nn.Module):
