@@ -31,7 +31,7 @@ QUICK = {
         "certifier.attack_steps=5",
     ],
     "quick/ase": ["task.steps=600", "certifier.frames=10"],
-    "quick/ase_platformer": ["task.steps=300", "certifier.frames=10"],
+    "quick/ase_platformer": ["task.steps=200", "certifier.frames=0"],
     "quick/virtual_sensor": [
         "task.train=1000",
         "task.valid=200",
