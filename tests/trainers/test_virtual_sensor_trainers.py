@@ -120,3 +120,9 @@ def test_model_shape():
     model = MLPRegressor(RegressionSpec((21,)), hidden=(64, 64))
     assert sum(p.numel() for p in model.parameters()) == 5633
     assert model(torch.rand(3, 21)).shape == (3, 1)
+
+
+def test_layers_without_bounds_are_refused_by_name(task, run):
+    model = nn.Sequential(nn.Linear(10, 4), nn.Softmax(dim=1), nn.Linear(4, 1))
+    with pytest.raises(ConfigError, match="Softmax"):
+        Provable(**RECIPE).fit(task, model, run)

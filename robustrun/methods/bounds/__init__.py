@@ -15,6 +15,7 @@ from .interval import interval_bounds, interval_boxes
 from .network import Network, Node, trace
 from .regions import Ball, Bounds, Box, Region
 from .relative_error import interval_weights, relative_error, worst_relative_error
+from .unsupported import Unsupported
 from .vnnlib import vnnlib
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Node",
     "Optimum",
     "Region",
+    "Unsupported",
     "alpha_crown_bounds",
     "attained_range",
     "branch_and_bound",

@@ -23,6 +23,7 @@ from .linear import back_substitute
 from .network import Network
 from .program import program
 from .regions import Bounds, Box, linear_range
+from .unsupported import Unsupported
 
 
 @dataclass
@@ -70,11 +71,11 @@ def branch_and_bound(
     boxes: bounds of the pre-activations (`intersection_boxes` if None). gap: relative to the optimum (and 1e-6
     absolutely, as HiGHS has it). time_limit: seconds for all examples together; when it is over both sides found
     so far are returned, and they hold. batch: domains split a round; steps, lr: of the ascent of each bound.
-    Use float64. Raises TypeError for other activations than ReLU and for regions other than a box.
+    Use float64. Raises Unsupported for other activations than ReLU and for regions other than a box.
     """
     check_exact(net, region)
     if not all(isinstance(n.op, ReLU) and not n.op.leak for n in net.activations):
-        raise TypeError("exact bounds are known for ReLU networks only")
+        raise Unsupported("exact bounds are known for ReLU networks only")
     with torch.no_grad():
         return _Search(net, region, boxes, gap, time_limit, batch, steps, lr, generator).run()
 

@@ -20,6 +20,7 @@ from .crown import intersection_boxes
 from .network import Network
 from .program import Program, program
 from .regions import Bounds, Box
+from .unsupported import Unsupported
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Optimum:
 
 def check_exact(net: Network, region: Box) -> None:
     if not isinstance(region, Box):
-        raise TypeError("linear programs need a box of inputs; bound an l2 ball by CROWN")
+        raise Unsupported("linear programs need a box of inputs; bound an l2 ball by CROWN")
     if net.output.size != 1:
         raise ValueError(f"exact bounds are for networks of one output, not {net.output.size}")
 
@@ -94,7 +95,7 @@ def lp_bounds(
     their own LPs first. Solved to the solver's tolerance of 1e-7, by which the result is widened. Use float64.
     """
     if not isinstance(region, Box):
-        raise TypeError("linear programs need a box of inputs; bound an l2 ball by CROWN")
+        raise Unsupported("linear programs need a box of inputs; bound an l2 ball by CROWN")
     with torch.no_grad():
         boxes = dict(intersection_boxes(net, region) if boxes is None else boxes)
         results = []

@@ -15,6 +15,7 @@ from . import activations, operators
 from .activations import Activation
 from .operators import Affine
 from .regions import Region
+from .unsupported import Unsupported
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Network:
 
     Knows Linear, Conv2d, batch normalisation, ReLU, LeakyReLU, Tanh, Sigmoid, Softplus, squares, average and
     (interval bounds only) max pooling, reshaping, sums and differences of values, and arithmetic with constants.
-    Raises TypeError naming the first operation it does not know.
+    Raises Unsupported naming the first operation it does not know.
     """
     graph = fx.symbolic_trace(module)
     parameter = next((p for p in module.parameters()), torch.zeros(()))
@@ -141,12 +142,14 @@ class _Tracer:
         for node in self.graph.graph.nodes:
             if node.op == "placeholder":
                 if self.nodes:
-                    raise TypeError("bounds are known for modules of one input")
+                    raise Unsupported("bounds are known for modules of one input")
                 self._add(node, None, ())
             elif node.op == "output":
                 output = node.args[0]
                 if not isinstance(output, fx.Node) or output not in self.names:
-                    raise TypeError("bounds are known for modules whose output is one tensor that depends on the input")
+                    raise Unsupported(
+                        "bounds are known for modules whose output is one tensor that depends on the input"
+                    )
                 return Network(self._needed(self.names[output]))
             elif any(n in self.names for n in node.all_input_nodes):
                 self._convert(node)
@@ -198,7 +201,7 @@ class _Tracer:
             self.shapes[node] = self.shapes[x]
             return
         if isinstance(op, operators.Scale) and self.shapes[node] != self.shapes[inputs[0]]:
-            raise TypeError("no bound is known for arithmetic with a constant that changes the value's shape")
+            raise Unsupported("no bound is known for arithmetic with a constant that changes the value's shape")
         self._add(node, op, inputs)
 
     def _from_module(self, m: nn.Module, x: fx.Node):
@@ -208,7 +211,7 @@ class _Tracer:
                 return self._linear(lambda: m.weight, lambda: m.bias)
             case nn.Conv2d():
                 if m.padding_mode != "zeros":
-                    raise TypeError(f"no bound is known for convolutions with padding mode {m.padding_mode!r}")
+                    raise Unsupported(f"no bound is known for convolutions with padding mode {m.padding_mode!r}")
                 options = {k: getattr(m, k) for k in ("stride", "padding", "dilation", "groups")}
                 return self._conv(lambda: m.weight, lambda: m.bias, shape, options)
             case nn.modules.batchnorm._BatchNorm():
@@ -231,7 +234,7 @@ class _Tracer:
                 return activations.sigmoid()
             case nn.Softplus():
                 return activations.softplus(m.beta)
-        raise TypeError(f"no bound is known for the layer {type(m).__name__}")
+        raise Unsupported(f"no bound is known for the layer {type(m).__name__}")
 
     def _from_function(self, node: fx.Node, x):
         f = node.target
@@ -244,7 +247,7 @@ class _Tracer:
             case "linear":
                 weight, bias = (*extra, kwargs.get("bias"))[:2] if extra else (kwargs["weight"], kwargs.get("bias"))
                 if weight in self.names or bias in self.names:
-                    raise TypeError("no bound is known for weights that depend on the input")
+                    raise Unsupported("no bound is known for weights that depend on the input")
                 return self._linear(self._get(weight), self._get(bias))
             case "conv2d":
                 names = ("weight", "bias", "stride", "padding", "dilation", "groups")
@@ -274,7 +277,7 @@ class _Tracer:
                 return self._positive(node, x, name)
             case "max_pool2d":
                 return self._positive(node, x, name, linear=False)
-        raise TypeError(f"no bound is known for the operation {name!r}")
+        raise Unsupported(f"no bound is known for the operation {name!r}")
 
     def _linear(self, weight, bias):
         return operators.Linear(weight, bias, weight().shape[1])
@@ -284,14 +287,14 @@ class _Tracer:
             size, dilation = weight().shape[2:], options.get("dilation", (1, 1))
             total = [d * (k - 1) for k, d in zip(size, dilation, strict=True)]
             if options["padding"] == "same" and any(t % 2 for t in total):
-                raise TypeError("no bound is known for 'same' padding of even kernels")
+                raise Unsupported("no bound is known for 'same' padding of even kernels")
             same = options["padding"] == "same"
             options = options | {"padding": tuple(t // 2 for t in total) if same else 0}
         return operators.Conv2d(weight, bias, math.prod(weight().shape[1:]), shape, options)
 
     def _leaky(self, slope: float):
         if not 0 <= slope < 1:
-            raise TypeError(f"no bound is known for a leaky ReLU of slope {slope}")
+            raise Unsupported(f"no bound is known for a leaky ReLU of slope {slope}")
         return activations.ReLU(slope)
 
     def _shape(self, module, before, after=None):
@@ -304,11 +307,11 @@ class _Tracer:
 
     def _positive(self, node: fx.Node, x: fx.Node, name: str, linear: bool = True):
         if any(a in self.names for a in node.args[1:] if isinstance(a, fx.Node)):
-            raise TypeError(f"no bound is known for the operation {name!r} with arguments that depend on the input")
+            raise Unsupported(f"no bound is known for the operation {name!r} with arguments that depend on the input")
         args, kwargs, f = node.args[1:], node.kwargs, node.target
         call = (lambda t: getattr(t, f)(*args, **kwargs)) if isinstance(f, str) else (lambda t: f(t, *args, **kwargs))
         if _mixes_examples(call, self.shapes[x]):
-            raise TypeError(f"no bound is known for the operation {name!r} across the batch")
+            raise Unsupported(f"no bound is known for the operation {name!r} across the batch")
         return operators.Monotone(call, self.shapes[x], linear, name, math.prod(self.shapes[x]))
 
     def _arithmetic(self, name: str, args: tuple):
@@ -322,7 +325,7 @@ class _Tracer:
                 return operators.Sum(1 if name == "add" else -1), (x, y)
             if name == "mul" and x is y:
                 return activations.square()
-            raise TypeError(f"no bound is known for the operation {name!r} on these two values of the network")
+            raise Unsupported(f"no bound is known for the operation {name!r} on these two values of the network")
         value, constant = (x, y) if varying[0] else (y, x)
         get = self._get(constant)
         nothing = lambda: None  # noqa: E731
@@ -338,13 +341,13 @@ class _Tracer:
             case (("truediv" | "div"), True):
                 op = operators.Scale(lambda: 1.0 / get(), nothing)
             case _:
-                raise TypeError("no bound is known for dividing by a value of the network")
+                raise Unsupported("no bound is known for dividing by a value of the network")
         return op, (value,)
 
 
 def _batch_norm(m: nn.modules.batchnorm._BatchNorm, dimensions: int):
     if m.running_mean is None:
-        raise TypeError("no bound is known for batch normalisation without running statistics")
+        raise Unsupported("no bound is known for batch normalisation without running statistics")
 
     def shaped(v: Tensor) -> Tensor:
         return v.view(-1, *[1] * (dimensions - 1))

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .regions import Bounds
+from .unsupported import Unsupported
 
 Getter = Callable[[], Tensor | None]
 
@@ -130,7 +131,7 @@ class Monotone:
 
     def backward(self, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
         if not self.linear:
-            raise TypeError(f"linear bounds cannot pass through {self.name}; interval bounds can")
+            raise Unsupported(f"linear bounds cannot pass through {self.name}; interval bounds can")
         zeros = torch.zeros((a.shape[0] * a.shape[1], *self.input_shape), dtype=a.dtype, device=a.device)
         _, pull = torch.func.vjp(self.function, zeros)
         return (pull(a.flatten(0, 1))[0].unflatten(0, a.shape[:2]),), None

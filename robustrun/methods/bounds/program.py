@@ -16,6 +16,7 @@ from torch import Tensor
 from .activations import ReLU
 from .network import Network
 from .regions import Bounds, Box
+from .unsupported import Unsupported
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def program(
     """The program of one example; `box` and the tensors of `boxes` (pre-activations) have batch 1.
 
     until: the node that counts as the output (the network's own if None). signs (1, *shape) by pre-activation:
-    where not 0, sign * pre-activation >= 0 is a constraint that `boxes` presume. Raises TypeError for activations other
-    than ReLU, which no linear program describes.
+    where not 0, sign * pre-activation >= 0 is a constraint that `boxes` presume. Raises Unsupported for activations
+    other than ReLU, which no linear program describes.
     """
     n_inputs = box.lower[0].numel()
     nodes = net.nodes if until is None else net.nodes[: [n.name for n in net.nodes].index(until) + 1]
@@ -99,7 +100,7 @@ def program(
             forms[node.name] = form
             continue
         if not (isinstance(node.op, ReLU) and not node.op.leak):
-            raise TypeError("exact bounds are known for ReLU networks only")
+            raise Unsupported("exact bounds are known for ReLU networks only")
         form, (l, u) = inputs[0].flatten(1), (b.flatten() for b in boxes[node.inputs[0]])
         if signs is not None:
             sign = signs[node.inputs[0]].flatten().to(form.dtype)
