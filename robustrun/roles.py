@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustrun.data import Batch
+from robustrun.methods.equilibrium import MonotoneLayer
 from robustrun.methods.safe_exploration import Knowledge, Scene, TabularMDP
 from robustrun.runtime import Run
 
@@ -341,6 +342,33 @@ class QueriedClassifier(DenoisedClassifier):
     def answers(self, images: Tensor, indices: Tensor, draws: Tensor) -> Tensor:
         """Labels (B,) of images that are the draws (B,) for the examples (B,); -1 for no class, draw -1 is clean."""
         raise NotImplementedError
+
+
+class EquilibriumClassifier(nn.Module):
+    """logits = readout(z) with z the equilibrium of `layer` at `embed(inputs)`.
+
+    `injection_norm` bounds by how much U moves for a unit of (Euclidean) distance of inputs, the normalisation
+    included; `pool_norm` is the norm of the linear map between z and what the readout takes, `pool(z)`.
+    """
+
+    layer: MonotoneLayer
+    readout: nn.Linear
+    pool_norm: float = 1.0
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """What the layer takes."""
+        raise NotImplementedError
+
+    def pool(self, z: Tensor) -> Tensor:
+        """What the readout takes of z, (B, k)."""
+        return z
+
+    def injection_norm(self) -> float:
+        """An upper bound."""
+        raise NotImplementedError
+
+    def tune(self, inputs: Tensor) -> None:
+        """Choose the solver's step length for the present weights on a batch."""
 
 
 class TabularAgent(nn.Module):

@@ -1,0 +1,176 @@
+"""Monotone operator equilibrium networks (arXiv 2006.08591), and one without the constraint beside them."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from robustrun.methods.equilibrium import (
+    ACTIVATIONS,
+    FreeMatrix,
+    MonotoneConv2d,
+    MonotoneLayer,
+    MonotoneLinear,
+    Splitting,
+    tune_alpha,
+)
+from robustrun.methods.equilibrium.circular import kernel_spectrum
+from robustrun.models.normalize import Normalize, image_shape, normalization
+from robustrun.numbers import Number, Positive, PositiveInt
+from robustrun.registry import models
+from robustrun.roles import ClassificationSpec, EquilibriumClassifier
+
+ActivationName = Literal["relu", "tanh", "sigmoid"]
+
+
+class Solver(BaseModel):
+    """How the equilibrium is solved for, forwards and backwards; see `methods.equilibrium.Splitting`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["peaceman_rachford", "forward_backward", "picard"] = "peaceman_rachford"
+    alpha: Positive = 1.0  # step length to begin with; training may tune it
+    tol: Positive = 1e-2  # largest relative change of an iteration at which it stops
+    max_iter: PositiveInt = 300
+    per_example: bool = False  # each example stops on its own, or one norm over the batch decides
+
+    def build(self) -> Splitting:
+        return Splitting(**self.model_dump())
+
+
+class _Equilibrium(EquilibriumClassifier):
+    """Normalisation, layer and readout. The step length is part of the state: a tuned one is kept."""
+
+    def __init__(self, spec: ClassificationSpec, layer: MonotoneLayer, features: int, mean: float, std: float):
+        super().__init__()
+        given = bool(spec.mean or spec.std)
+        self.normalize = normalization(spec) if given else Normalize([mean], [std], len(spec.input_shape))
+        self.layer = layer
+        self.readout = nn.Linear(features, spec.classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        # In half precision neither the factorisation nor the stopping rule would mean anything.
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self.readout(self.pool(self.layer(self.embed(inputs))))
+
+    def tune(self, inputs: Tensor) -> None:
+        if self.layer.settings.method != "picard":  # which has no step length
+            with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+                tune_alpha(self.layer, self.embed(inputs))
+
+    def injection_norm(self) -> float:
+        scale = float(self.normalize.scale.double().abs().max())
+        return scale * self._norm_of_u() * (1 + 1e-9)  # rounding of the decomposition
+
+    def _norm_of_u(self) -> float:
+        return float(torch.linalg.matrix_norm(self.layer.injection.weight.detach().double(), 2))
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.layer.settings.alpha, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.layer.settings = replace(self.layer.settings, alpha=float(state))
+
+
+class _FullyConnected(_Equilibrium):
+    def embed(self, inputs: Tensor) -> Tensor:
+        return self.normalize(inputs).flatten(1)
+
+
+@models.register("mon_fc")
+class MonotoneFC(_FullyConnected):
+    """A fully connected monotone equilibrium layer and a linear readout; 84,313 parameters on MNIST.
+
+    Args:
+        features: size of z.
+        margin: m, how strongly monotone I - W is.
+        activation: of the layer.
+        solver: how z is found.
+        mean, std: normalisation of inputs where the task gives none.
+    """
+
+    def __init__(
+        self,
+        spec: ClassificationSpec,
+        *,
+        features: PositiveInt = 87,
+        margin: Positive = 1.0,
+        activation: ActivationName = "relu",
+        solver: Solver = Solver(),  # noqa: B008
+        mean: Number = 0.1307,
+        std: Positive = 0.3081,
+    ):
+        inputs = torch.Size(spec.input_shape).numel()
+        options = {"margin": margin, "activation": ACTIVATIONS[activation], "settings": solver.build()}
+        super().__init__(spec, MonotoneLinear(inputs, features, **options), features, mean, std)
+
+
+@models.register("deq_fc")
+class UnconstrainedFC(_FullyConnected):
+    """The same with a free W, for comparison: an equilibrium need not exist, nor be found.
+
+    Args: as of `mon_fc`.
+    """
+
+    def __init__(
+        self,
+        spec: ClassificationSpec,
+        *,
+        features: PositiveInt = 87,
+        activation: ActivationName = "relu",
+        solver: Solver = Solver(method="picard"),  # noqa: B008
+        mean: Number = 0.1307,
+        std: Positive = 0.3081,
+    ):
+        injection = nn.Linear(torch.Size(spec.input_shape).numel(), features)
+        layer = MonotoneLayer(injection, FreeMatrix(features), ACTIVATIONS[activation], solver.build())
+        super().__init__(spec, layer, features, mean, std)
+
+
+@models.register("mon_conv")
+class MonotoneConv(_Equilibrium):
+    """A convolutional monotone equilibrium layer, average pooling over 4 x 4 and a linear readout.
+
+    84,460 parameters on MNIST with 56 channels, 172,218 on CIFAR-10 with 81, 853,612 with 200.
+
+    Args:
+        channels: of z, which is one pixel larger than the image on each side.
+        others: as of `mon_fc`.
+
+    Raises:
+        ValueError: the inputs are no square images.
+    """
+
+    pool_norm = 0.25  # an average of 16: sqrt(16) / 16
+
+    def __init__(
+        self,
+        spec: ClassificationSpec,
+        *,
+        channels: PositiveInt = 56,
+        margin: Positive = 1.0,
+        activation: ActivationName = "relu",
+        solver: Solver = Solver(),  # noqa: B008
+        mean: Number = 0.1307,
+        std: Positive = 0.3081,
+    ):
+        given, side, columns = image_shape(spec)
+        if side != columns:
+            raise ValueError(f"this model takes square images, not {side} x {columns}")
+        options = {"margin": margin, "activation": ACTIVATIONS[activation], "settings": solver.build()}
+        features = channels * ((side + 2) // 4) ** 2
+        super().__init__(spec, MonotoneConv2d(given, channels, side, **options), features, mean, std)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        return self.normalize(inputs)
+
+    def pool(self, z: Tensor) -> Tensor:
+        return F.avg_pool2d(z, 4).flatten(1)
+
+    def _norm_of_u(self) -> float:
+        # A full convolution is a circular one on the larger grid, restricted to images with a border of zeros.
+        spectrum = kernel_spectrum(self.layer.injection.weight.detach().double(), self.layer.operator.side)
+        return float(torch.linalg.matrix_norm(spectrum, 2).max())
