@@ -23,6 +23,7 @@ VERBS = {
         Verb("list [GROUP]", "what can be composed, one line each"),
         Verb("data list|get|verify [NAME]", "data sets: size, source, licence, present?"),
         Verb("jobs", "jobs on the cluster and how they stand"),
+        Verb("serve RUN", "a finished classifier over HTTP"),
         Verb("merge RUN...", "join the shards of one certification"),
         Verb("doctor", "what works on this machine"),
     )
