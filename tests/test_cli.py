@@ -179,7 +179,7 @@ def test_a_diverging_job_fails_with_a_sentence(cli):
 
 def test_no_data_is_exit_code_3(cli, tmp_path):
     dead = "http://127.0.0.1:9"
-    nowhere = {name: dead for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")}
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), dead)
     nowhere |= {"npm_config_registry": dead, "npm_config_fetch_retries": "0", "ROBUSTRUN_DATA": str(tmp_path / "data")}
     done = cli("task=svhn", "model=mnist_cnn", "trainer=standard", "certifier=accuracy", **nowhere)
     assert done.returncode == 3, done.stderr

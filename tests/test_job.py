@@ -1,4 +1,4 @@
-"""The one flow, from what is typed to the run directory: a toy of each awkward shape, and everything that goes wrong."""
+"""The one flow, from what is typed to the run directory: toys of each awkward shape, and all that goes wrong."""
 
 import csv
 import json

@@ -23,7 +23,7 @@ def test_the_hold_out_split_is_the_published_one_and_disjoint(run):
     """numpy's legacy generator, seed 0, whatever the job's seed (arXiv 2002.11569)."""
     task = loaded(run, validation=100)
     held, kept = task._indices["valid"], task._indices["train"]
-    assert held.tolist() == np.random.RandomState(0).permutation(1437)[:100].tolist()  # noqa: NPY002
+    assert held.tolist() == np.random.RandomState(0).permutation(1437)[:100].tolist()
     assert not set(held) & set(kept)
     assert len(set(held) | set(kept)) == 1437
 
