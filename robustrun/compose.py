@@ -66,6 +66,7 @@ class Composer:
     def __init__(self, hydra: Hydra):
         self.hydra = hydra
         self.loader = hydra.config_loader
+        self._last: tuple[list[str], DictConfig] | None = None
 
     @classmethod
     def create(cls, config_dir: str | Path | None = None) -> "Composer":
@@ -155,8 +156,11 @@ class Composer:
             raise ConfigError(self._explain(overrides, error)) from None
 
     def _load(self, overrides: Sequence[str]) -> DictConfig:
-        typed = [line for text in overrides for line in self._metric_as_formula(text)]
-        return self.loader.load_configuration("config", typed, run_mode=RunMode.RUN)
+        # Looking for a comparison's rows, for mistakes and for the job itself composes the same thing thrice.
+        if self._last is None or self._last[0] != list(overrides):
+            typed = [line for text in overrides for line in self._metric_as_formula(text)]
+            self._last = list(overrides), self.loader.load_configuration("config", typed, run_mode=RunMode.RUN)
+        return self._last[1].copy()
 
     def _metric_as_formula(self, text: str) -> list[str]:
         """`metric="f_beta(2)"`: what cannot be an option's name is a formula, of the option `expression`."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -114,6 +115,8 @@ class Reproduction:
         key = hashlib.sha256(json.dumps([self._fingerprint, typed]).encode()).hexdigest()
         sha = self.index.identity(key)
         if sha is None:
+            if sys.stderr.isatty():
+                print(f"\r\033[K{row.label}: which job is it?", end="\r\033[K", file=sys.stderr, flush=True)
             job = self._job(row, seed)
             sha = job.sha256
             if all(need.job is not None for need in job.needs.values()):  # files and directories may change
