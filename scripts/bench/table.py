@@ -1,6 +1,6 @@
 """`robustrun table` over many finished runs: the first look, which reads them all, and every later one.
 
-    python scripts/bench/table.py --runs 10000
+python scripts/bench/table.py --runs 10000
 """
 
 import argparse
