@@ -14,17 +14,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from robustrun.errors import DataError
 from robustrun.report.results import Result
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE runs (path TEXT PRIMARY KEY, mtime INTEGER, size INTEGER, sha TEXT, exp TEXT, seed INTEGER,
                    finished_at TEXT, result TEXT, error TEXT);
 CREATE INDEX runs_by_sha ON runs (sha);
 CREATE INDEX runs_by_exp ON runs (exp, seed);
-CREATE TABLE identities (key TEXT PRIMARY KEY, sha TEXT);
 """
+_IDENTITIES = "CREATE TABLE IF NOT EXISTS identities (key TEXT PRIMARY KEY, sha TEXT)"
+_MANY = 100_000  # remembered identities, most of them of earlier versions of the configuration
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Index:
     def __init__(self, outputs: Path, further: Iterable[Path] = ()):
         self._roots = [outputs, *further]
         self._database = _open(outputs)
+        self._identities = _open_identities()
         self.damaged: dict[Path, str] = {}
         self._refresh()
 
@@ -71,6 +75,7 @@ class Index:
 
     def __exit__(self, *_: object) -> None:
         self._database.close()
+        self._identities.close()
 
     def newest(self, sha: str) -> Found | None:
         """The newest complete result of the job, shards left out."""
@@ -90,13 +95,13 @@ class Index:
 
     def identity(self, key: str) -> str | None:
         """A job's identity that was worked out before and remembered under `key`."""
-        row = self._database.execute("SELECT sha FROM identities WHERE key = ?", (key,)).fetchone()
+        row = self._identities.execute("SELECT sha FROM identities WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
     def remember(self, key: str, sha: str) -> None:
         """Keep an identity that took a while to work out."""
-        with contextlib.suppress(sqlite3.OperationalError), self._database:
-            self._database.execute("INSERT OR REPLACE INTO identities VALUES (?, ?)", (key, sha))
+        with contextlib.suppress(sqlite3.OperationalError), self._identities:
+            self._identities.execute("INSERT OR REPLACE INTO identities VALUES (?, ?)", (key, sha))
 
     def _refresh(self) -> None:
         known = {p: (m, s) for p, m, s in self._database.execute("SELECT path, mtime, size FROM runs")}
@@ -120,6 +125,25 @@ def _open(outputs: Path) -> sqlite3.Connection:
             except sqlite3.DatabaseError:  # damaged, or not ours: build it again
                 path.unlink(missing_ok=True)
     return _prepared(sqlite3.connect(":memory:"))
+
+
+def _open_identities() -> sqlite3.Connection:
+    """In the user's cache: which job a row is does not depend on where the outputs are."""
+    path = user_cache_path("robustrun") / "identities.sqlite"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(path, timeout=30)
+        with database:
+            database.execute(_IDENTITIES)
+            if database.execute("SELECT count(*) FROM identities").fetchone()[0] > _MANY:
+                database.execute("DELETE FROM identities")
+        return database
+    except (sqlite3.DatabaseError, OSError):  # damaged or not writable: they are worked out again
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        database = sqlite3.connect(":memory:")
+        database.execute(_IDENTITIES)
+        return database
 
 
 def _prepared(database: sqlite3.Connection) -> sqlite3.Connection:

@@ -109,7 +109,8 @@ def test_outputs_that_cannot_be_written(outputs):
     assert newest(outputs)[1] == 0.5
 
 
-def test_identities_are_remembered(outputs):
+def test_identities_are_remembered(outputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with Index(outputs) as index:
         index.remember("key", "sha")
     with Index(outputs) as index:
@@ -117,6 +118,8 @@ def test_identities_are_remembered(outputs):
         assert index.identity("other") is None
         assert not index.has("x", 0)
     put(outputs, "x/a")
+    (tmp_path / "cache" / "robustrun" / "identities.sqlite").write_bytes(b"damaged" * 1000)
     with Index(outputs) as index:
+        assert index.identity("key") is None
         assert index.has("x", 0)
         assert not index.has("x", 1)
