@@ -1,11 +1,16 @@
-"""How much of adversarial training's wall time is forward and backward passes.
+"""How much of adversarial training's time is forward and backward passes.
 
 The trainer's own loop (data, attack, schedule, logging, checkpoints) against a bare loop of the same network
 passes on one fixed batch, in turns in one process; the share is bare time / loop time. The plain loop is the
 obvious implementation of the same recipe: a per-image data loader, parameter gradients in the attack too.
 
     python scripts/bench/training.py --task mnist
-    python scripts/bench/training.py --task cifar10 --steps 10
+    python scripts/bench/training.py --task cifar10 --steps 10 --batch 32
+    python scripts/bench/training.py --task cifar10 --steps 10 --batch 32 --precision bfloat16
+
+Times are of the processor on CPUs (with OMP_NUM_THREADS=1 they are those of a quiet machine), of the wall on GPUs.
+The plain loop is always in float32. On CPUs with AVX512-BF16 or AMX the trainer's passes may be in bfloat16
+(`runtime.precision=bfloat16`; weights and their updates stay float32).
 """
 
 import argparse
@@ -26,15 +31,38 @@ from robustrun.runtime import Run
 from robustrun.tasks.images import Images
 from robustrun.trainers.adversarial import Adversarial
 from robustrun.trainers.recipe import Optimizer, Schedule
+from robustrun.trainers.supervised import Session
+
+
+def now() -> float:
+    """Seconds of work so far."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class Timed(Adversarial):
+    """Notes when its steps begin and end."""
+
+    def mixed(self, session: Session, batch: Batch) -> Batch:
+        if session.loop.step == 0:
+            self.began = now()
+        return super().mixed(session, batch)
+
+    def epoch_end(self, session: Session, epoch: int) -> dict[str, float]:
+        self.seconds = now() - self.began
+        return super().epoch_end(session, epoch)
+
 
 EPSILON = {"mnist": 0.3, "cifar10": 8 / 255}
 
 
-def loop_seconds(name: str, steps: int, batch: int, attack_steps: int) -> float:
+def loop_seconds(name: str, steps: int, batch: int, attack_steps: int, precision: str) -> float:
     """The trainer's loop, as a job runs it."""
     task = make_task(name, steps * batch)
     epsilon = EPSILON[name]
-    trainer = Adversarial(
+    trainer = Timed(
         epochs=1,
         batch_size=batch,
         epsilon=epsilon,
@@ -44,36 +72,39 @@ def loop_seconds(name: str, steps: int, batch: int, attack_steps: int) -> float:
         optimizer=Optimizer(lr=1e-3),
         schedule=Schedule(name="cyclic"),
     )
-    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), seed=0) as run:
+    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), seed=0, precision=precision) as run:
         task.load(run)
         model = run.precision.place(make_model(name, task), run.device)
-        return trainer.fit(task, model, run).extra["train_seconds"]
+        trainer.fit(task, model, run)
+        return trainer.seconds
 
 
-def bare_seconds(name: str, steps: int, batch: int, attack_steps: int) -> float:
+def bare_seconds(name: str, steps: int, batch: int, attack_steps: int, precision: str) -> float:
     """The same passes on one fixed batch, and nothing else."""
     task = make_task(name, batch)
-    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), seed=0) as run:
+    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), seed=0, precision=precision) as run:
         task.load(run)
         model = run.precision.place(make_model(name, task), run.device).train()
         fixed: Batch = next(iter(task.loader("train", batch, run).epoch(0)))
         parameters = list(model.parameters())
-        start = time.perf_counter()
+        start = now()
         for _ in range(steps):
             for parameter in parameters:
                 parameter.requires_grad_(False)
             for _ in range(attack_steps):
                 points = fixed.inputs.detach().requires_grad_()
-                torch.autograd.grad(F.cross_entropy(model(points), fixed.targets), points)
+                with run.precision.autocast():
+                    loss = F.cross_entropy(model(points).float(), fixed.targets)
+                torch.autograd.grad(loss, points)
             for parameter in parameters:
                 parameter.requires_grad_(True)
-            torch.autograd.grad(F.cross_entropy(model(fixed.inputs), fixed.targets), parameters)
-        if run.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
+            with run.precision.autocast():
+                loss = F.cross_entropy(model(fixed.inputs).float(), fixed.targets)
+            torch.autograd.grad(loss, parameters)
+        return now() - start
 
 
-def plain_seconds(name: str, steps: int, batch: int, attack_steps: int) -> float:
+def plain_seconds(name: str, steps: int, batch: int, attack_steps: int, precision: str) -> float:
     """The obvious loop: a per-image torchvision loader, parameter gradients everywhere, `.item()` a step."""
     from torch.utils.data import DataLoader, Dataset
 
@@ -96,7 +127,7 @@ def plain_seconds(name: str, steps: int, batch: int, attack_steps: int) -> float
     model = make_model(name, make_task(name, 1)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     epsilon = EPSILON[name]
-    start = time.perf_counter()
+    start = now()
     for inputs, targets in DataLoader(PerImage(), batch_size=batch, shuffle=True):
         delta = torch.empty_like(inputs).uniform_(-epsilon, epsilon).requires_grad_()
         for _ in range(attack_steps):
@@ -108,7 +139,7 @@ def plain_seconds(name: str, steps: int, batch: int, attack_steps: int) -> float
         loss.backward()
         optimizer.step()
         loss.item()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def make_task(name: str, limit: int) -> Images:
@@ -126,12 +157,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="training steps a round")
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--attack-steps", type=int, default=1)
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    work = (arguments.task, arguments.steps, arguments.batch, arguments.attack_steps)
+    work = (arguments.task, arguments.steps, arguments.batch, arguments.attack_steps, arguments.precision)
     kinds = {"bare passes": bare_seconds, "robustrun": loop_seconds, "plain loop": plain_seconds}
     for function in kinds.values():
-        function(arguments.task, 2, arguments.batch, arguments.attack_steps)  # warm up
+        function(arguments.task, 2, *work[2:])  # warm up
     rounds = [{kind: function(*work) for kind, function in kinds.items()} for _ in range(arguments.rounds)]
     table = Table(title=f"{work}, torch {torch.__version__}, {torch.get_num_threads()} threads", title_justify="left")
     for column in ("loop", "images/s (median)", "bare / loop", "plain / loop"):
