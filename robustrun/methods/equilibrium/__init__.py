@@ -9,6 +9,7 @@ from robustrun.methods.equilibrium.activations import (
     sigmoid,
     tanh,
 )
+from robustrun.methods.equilibrium.certificate import certified_radius, refine
 from robustrun.methods.equilibrium.circular import CircularMonotone, border_mask
 from robustrun.methods.equilibrium.dense import DenseMonotone, FreeMatrix, parameters_of
 from robustrun.methods.equilibrium.implicit import MonotoneConv2d, MonotoneLayer, MonotoneLinear, tune_alpha
@@ -26,9 +27,11 @@ __all__ = [
     "Solution",
     "Splitting",
     "border_mask",
+    "certified_radius",
     "leaky_relu",
     "masked",
     "parameters_of",
+    "refine",
     "relu",
     "residual",
     "sigmoid",
