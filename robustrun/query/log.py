@@ -40,6 +40,7 @@ class QueryLog:
             self._write(head)
         for entry in lines[1:]:
             self._entries[entry["image"], entry["draw"]] = entry
+        self._versions = {entry["version"] for entry in lines[1:]} - {None}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -73,13 +74,16 @@ class QueryLog:
             if key not in self._entries:  # an answer counts once
                 self._write(entry)
                 self._entries[key] = entry
+                self._versions |= {version} - {None}
         return self._entries[key]
 
     def labels(self) -> dict[Key, str | None]:
         return {key: entry["label"] for key, entry in self._entries.items()}
 
     def versions(self) -> set[str]:
-        return {entry["version"] for entry in self._entries.values() if entry["version"] is not None}
+        """The versions of the service's model that have answered."""
+        with self._lock:
+            return set(self._versions)
 
     def _write(self, line: dict[str, Any]) -> None:
         with open(self.path, "ab") as file:

@@ -1,6 +1,8 @@
 """Every config file composes and type-checks, and every axis of every experiment can be swapped."""
 
 import functools
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -59,9 +61,14 @@ def test_an_experiment_composes_and_checks(exp, tmp_path, monkeypatch):
 
 
 def _required(axis, option):
-    """Keys that an option leaves to the user (???), filled for the test."""
+    """Keys and needs that an option leaves to the user, filled for the test."""
     fill = {"target": "torch.nn:Identity", "path": "somewhere"}
-    return [f"{axis}.{key}={fill.get(key, 'somewhere')}" for key, value in raw(axis, option).items() if value == "???"]
+    required = [
+        f"{axis}.{key}={fill.get(key, 'somewhere')}" for key, value in raw(axis, option).items() if value == "???"
+    ]
+    # An option that builds on another job's model reads it as a need: any file stands for that here.
+    needs = sorted(set(re.findall(r"\$\{needs\.(\w+)\}", json.dumps(raw(axis, option)))))
+    return required + [f"++needs.{name}={__file__}" for name in needs]
 
 
 @pytest.mark.parametrize("exp", EXPERIMENTS)
