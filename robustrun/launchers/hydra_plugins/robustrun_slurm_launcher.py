@@ -1,6 +1,6 @@
 """The launcher behind `hydra/launcher=slurm`: hydra-submitit-launcher's, made for sweeps that last days.
 
-Hydra takes launchers from the namespace `hydra_plugins` alone, so this file lies there; the work is done in
+Hydra takes launchers from the namespace `hydra_plugins` alone, where packaging puts this file; the work is done in
 `robustrun.cluster`. What it adds: `detach`, one failed job that leaves the others their results, waiting without
 SLURM's accounting, and records for `robustrun jobs`.
 """
