@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustrun.certifiers.examplewise import fraction, judge_examples
 from robustrun.errors import ConfigError
-from robustrun.methods.folding import inference_copy
+from robustrun.methods.folding import InferenceCopy
 from robustrun.methods.smoothing import (
     ABSTAIN,
     Law,
@@ -178,20 +178,17 @@ class _Answers:
     """A fitted model as a classifier of noisy inputs; `classes` where it knows better than the task."""
 
     def __init__(self, model: nn.Module, run: Run, n0: int, planned: int):
-        self.run, self.classes = run, None
+        self.classes = None
         self.remote = model if isinstance(model, QueriedClassifier) else None
         if self.remote is not None:
             self.classes = self.remote.open(run, selection=n0, planned=planned)
         else:
-            self.network = inference_copy(model)
+            self.network = InferenceCopy(model, run.precision.dtype)
 
     def __call__(self, noisy: Tensor, indices: Tensor, draws: Tensor) -> Tensor:
         if self.remote is not None:
             return self.remote.answers(noisy, indices, draws)
-        if noisy.ndim == 4:
-            noisy = noisy.contiguous(memory_format=torch.channels_last)
-        with self.run.precision.autocast():
-            return self.network(noisy)
+        return self.network(noisy)
 
     @torch.inference_mode()
     def clean(self, batch: Batch) -> Tensor:

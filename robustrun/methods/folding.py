@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -46,7 +46,31 @@ def _replace(root: nn.Module, target: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), name, module)
 
 
-def inference_copy(model: nn.Module, memory_format: torch.memory_format = torch.channels_last) -> nn.Module:
-    """`fold_batch_norm`, in a memory format."""
-    folded = fold_batch_norm(model)
-    return folded.to(memory_format=memory_format) if folded is not model else folded
+class InferenceCopy(nn.Module):
+    """A network for many passes over images: folded, channels_last, in the arithmetic `dtype`.
+
+    In bfloat16 a network that torch.fx can trace has its weights converted once, but for normalisation that is left;
+    any other runs under autocast. Takes float32 and answers in whatever type the network ends with.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.network, self.dtype = fold_batch_norm(model), dtype
+        traced = self.network is not model
+        if traced:
+            self.network.to(memory_format=torch.channels_last)
+        single = all(p.dtype == torch.float32 for p in self.network.parameters())
+        self.converted = traced and single and dtype == torch.bfloat16
+        if self.converted:
+            self.network.to(dtype)
+            for module in self.network.modules():
+                if isinstance(module, _NORMS):
+                    module.float()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        if self.converted:
+            return self.network(inputs.to(self.dtype))
+        with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            return self.network(inputs)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.special import ndtr
 
-from robustrun.methods.folding import inference_copy
+from robustrun.methods.folding import InferenceCopy
 from robustrun.methods.smoothing import Gaussian, NoisyVotes, certified_accuracy, certify, certify_adaptive
 from robustrun.models.cifar_resnet import CifarResNet
 from robustrun.models.denoisers import DnCNN
@@ -42,17 +42,16 @@ def plain(model: torch.nn.Module, image: torch.Tensor, sigma: float, draws: int,
     return counts
 
 
-def ours(model: torch.nn.Module, image: torch.Tensor, sigma: float, draws: int, batch: int, bfloat16: bool):
-    def classify(noisy: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            return model(noisy)
-
-    device = image.device
+def ours(network: torch.nn.Module, image: torch.Tensor, sigma: float, draws: int, batch: int) -> torch.Tensor:
     votes = NoisyVotes(
-        classify, image, torch.zeros(1, dtype=torch.int64, device=device), noise=Gaussian(sigma), seed=0, classes=10,
+        lambda noisy, *_: network(noisy),
+        image,
+        torch.zeros(1, dtype=torch.int64, device=image.device),
+        noise=Gaussian(sigma),
+        seed=0,
+        classes=10,
         batch_size=batch,
-    )  # fmt: skip
+    )
     return votes(torch.zeros(1, dtype=torch.int64), 0, draws)
 
 
@@ -92,13 +91,13 @@ def main() -> None:
     chosen = arguments.parse_args()
     device = torch.device(chosen.device)
     model = pipeline(chosen.depth).to(device)
-    fast = inference_copy(model)
+    folded, half = InferenceCopy(model), InferenceCopy(model, torch.bfloat16)
     image = torch.rand(1, 3, 32, 32, device=device)
     common = (image, 0.25, chosen.draws, chosen.batch)
     rows = {
         "plain loop": lambda: plain(model, *common),
-        "folded, channels_last": lambda: ours(fast, *common, False),
-        "the same in bfloat16": lambda: ours(fast, *common, True),
+        "folded, channels_last": lambda: ours(folded, *common),
+        "the same in bfloat16": lambda: ours(half, *common),
     }
     rows = fastest(rows, device, chosen.repeats)
     print(f"DnCNN + ResNet-{chosen.depth}, {chosen.draws} draws, {device}, {torch.get_num_threads()} threads")

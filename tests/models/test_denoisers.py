@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from robustrun.errors import ConfigError
-from robustrun.methods.folding import fold_batch_norm, inference_copy
+from robustrun.methods.folding import InferenceCopy, fold_batch_norm
 from robustrun.models.cifar_resnet import CifarResNet
 from robustrun.models.denoisers import Denoiser, DiffusionDenoiser, DnCNN, MemNet
 from robustrun.roles import ClassificationSpec
@@ -100,14 +100,17 @@ FOLDED = {
 def test_folding_changes_nothing_but_rounding(make):
     torch.manual_seed(0)
     model = randomised(make())
-    folded = inference_copy(model)
+    folded = InferenceCopy(model)
     images = torch.rand(3, 3, 32, 32)
     norms = [sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) for net in (model, folded)]
     assert norms[1] < norms[0] or isinstance(model, MemNet)
     with torch.no_grad():
         wanted = model(images)
         assert (folded(images) - wanted).abs().max() < 1e-4 * max(1.0, wanted.abs().max())
-    assert torch.equal(model(images), wanted), "the model itself is left alone"
+        half = InferenceCopy(model, torch.bfloat16)
+        assert half.converted
+        assert (half(images).float() - wanted).abs().mean() < 0.05 * wanted.abs().mean() + 0.01
+        assert torch.equal(model(images), wanted), "the model itself is left alone"
 
 
 def test_a_network_that_cannot_be_traced_is_left_as_it_is():
@@ -117,6 +120,8 @@ def test_a_network_that_cannot_be_traced_is_left_as_it_is():
 
     model = Branching()
     assert fold_batch_norm(model) is model
+    assert not InferenceCopy(model, torch.bfloat16).converted
+    assert InferenceCopy(model, torch.bfloat16)(torch.ones(2)).tolist() == [1, 1]
 
 
 def test_a_shared_convolution_is_not_folded():
