@@ -43,18 +43,14 @@ QUICK = {
     "quick/ap_perf": ["task.limit=200", "trainer.epochs=1", "trainer.batch_size=50", "certifier.resamples=200"],
     "quick/label_flip": ["task.limit=600", "task.test_limit=40", "certifier.batch_size=40"],
     "quick/denoised_smoothing": [
-        "task.limit=1000",
-        "trainer.epochs=1",
+        "task.limit=300",
+        "needs.classifier='denoised_smoothing/mnist_classifier task.limit=1000 trainer.epochs=1'",
+        "needs.surrogate='denoised_smoothing/mnist_surrogate task.limit=300 trainer.epochs=1'",
+        'needs.denoiser="denoised_smoothing/mnist_mse task.limit=300 noise.sigma=1.0'
+        " needs.classifier='denoised_smoothing/mnist_classifier task.limit=1000 trainer.epochs=1'\"",
         "certifier.examples=4",
         "certifier.n0=10",
         "certifier.n=40",
         "certifier.alpha=0.05",
-    ],
-    "quick/mon": [
-        "task.limit=600",
-        "trainer.epochs=1",
-        "certifier.examples=50",
-        "certifier.study.examples=16",
-        "certifier.study.iterations=50",
     ],
 }
