@@ -1,0 +1,179 @@
+"""Well-known networks at the size of CIFAR-10, surrogates for a classifier behind an API (arXiv 2003.01908).
+
+All have a 3x3 stem without pooling, average what is left of the image, and end in one linear layer.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustrun.models.cifar_resnet import BasicBlock
+from robustrun.models.normalize import image_shape, normalization
+from robustrun.registry import models
+from robustrun.roles import ClassificationSpec
+
+Arch = Literal["vgg16", "vgg19", "resnet18", "mobilenet_v1", "mobilenet_v2", "senet18", "densenet121"]
+
+
+def _conv(channels: int, out_channels: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """Convolution without bias and normalisation."""
+    convolution = nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [convolution, nn.BatchNorm2d(out_channels)]
+
+
+def _vgg(channels: int, repeats: tuple[int, ...]) -> tuple[nn.Module, int]:
+    layers: list[nn.Module] = []
+    for width, count in zip((64, 128, 256, 512, 512), repeats, strict=True):
+        for _ in range(count):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers), channels
+
+
+def _resnet18(channels: int) -> tuple[nn.Module, int]:
+    layers: list[nn.Module] = [*_conv(channels, 64), nn.ReLU()]
+    channels = 64
+    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [BasicBlock(channels, width, stride), BasicBlock(width, width, 1)]
+        channels = width
+    return nn.Sequential(*layers), channels
+
+
+def _mobilenet_v1(channels: int) -> tuple[nn.Module, int]:
+    layers: list[nn.Module] = [*_conv(channels, 32), nn.ReLU()]
+    channels = 32
+    plan = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
+    for width, stride in plan:
+        layers += [*_conv(channels, channels, 3, stride, channels), nn.ReLU(), *_conv(channels, width, 1), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers), channels
+
+
+class InvertedResidual(nn.Module):
+    """Expand, convolve each channel, project; a 1x1 shortcut where the width changes, none where the stride is 2."""
+
+    def __init__(self, expand: int, channels: int, out_channels: int, stride: int):
+        super().__init__()
+        wide = expand * channels
+        self.layers = nn.Sequential(
+            *_conv(channels, wide, 1),
+            nn.ReLU(),
+            *_conv(wide, wide, 3, stride, wide),
+            nn.ReLU(),
+            *_conv(wide, out_channels, 1),
+        )
+        self.shortcut = None
+        if stride == 1:
+            same = channels == out_channels
+            self.shortcut = nn.Identity() if same else nn.Sequential(*_conv(channels, out_channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers(x)
+        return y if self.shortcut is None else y + self.shortcut(x)
+
+
+def _mobilenet_v2(channels: int) -> tuple[nn.Module, int]:
+    layers: list[nn.Module] = [*_conv(channels, 32), nn.ReLU()]
+    channels = 32
+    plan = [(1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    for expand, width, count, stride in plan:
+        for number in range(count):
+            layers.append(InvertedResidual(expand, channels, width, stride if number == 0 else 1))
+            channels = width
+    return nn.Sequential(*layers, *_conv(channels, 1280, 1), nn.ReLU()), 1280
+
+
+class SqueezeBlock(nn.Module):
+    """A pre-activation block whose output is scaled channel by channel (squeeze and excitation, ratio 16)."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.activate = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        self.layers = nn.Sequential(
+            *_conv(channels, out_channels, 3, stride),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+        )
+        self.scale = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(out_channels, out_channels // 16, 1),
+            nn.ReLU(),
+            nn.Conv2d(out_channels // 16, out_channels, 1),
+            nn.Sigmoid(),
+        )
+        self.shortcut = None
+        if stride != 1 or channels != out_channels:
+            self.shortcut = nn.Conv2d(channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.activate(x)
+        y = self.layers(a)
+        return y * self.scale(y) + (x if self.shortcut is None else self.shortcut(a))
+
+
+def _senet18(channels: int) -> tuple[nn.Module, int]:
+    layers: list[nn.Module] = [*_conv(channels, 64), nn.ReLU()]
+    channels = 64
+    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [SqueezeBlock(channels, width, stride), SqueezeBlock(width, width, 1)]
+        channels = width
+    return nn.Sequential(*layers), channels
+
+
+class DenseLayer(nn.Module):
+    """A bottleneck of four times the growth; its output is joined to its input."""
+
+    def __init__(self, channels: int, growth: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            *_conv(channels, 4 * growth, 1),
+            nn.ReLU(),
+            nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.layers(x), x], 1)
+
+
+def _densenet121(channels: int, growth: int = 32) -> tuple[nn.Module, int]:
+    layers: list[nn.Module] = [nn.Conv2d(channels, 2 * growth, 3, padding=1, bias=False)]
+    channels = 2 * growth
+    for number, count in enumerate((6, 12, 24, 16)):
+        if number:
+            half = channels // 2
+            layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, half, 1, bias=False), nn.AvgPool2d(2)]
+            channels = half
+        for _ in range(count):
+            layers.append(DenseLayer(channels, growth))
+            channels += growth
+    return nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.ReLU()), channels
+
+
+_BODIES: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
+    "vgg16": lambda channels: _vgg(channels, (2, 2, 3, 3, 3)),
+    "vgg19": lambda channels: _vgg(channels, (2, 2, 4, 4, 4)),
+    "resnet18": _resnet18,
+    "mobilenet_v1": _mobilenet_v1,
+    "mobilenet_v2": _mobilenet_v2,
+    "senet18": _senet18,
+    "densenet121": _densenet121,
+}
+
+
+@models.register("cifar_zoo")
+class CifarZoo(nn.Module):
+    """One of the networks of this file, behind the task's normalisation."""
+
+    def __init__(self, spec: ClassificationSpec, *, arch: Arch = "vgg16"):
+        super().__init__()
+        self.normalize = normalization(spec)
+        self.body, width = _BODIES[arch](image_shape(spec)[0])
+        self.linear = nn.Linear(width, spec.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(self.body(self.normalize(images)).mean((2, 3)))
