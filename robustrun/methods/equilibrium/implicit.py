@@ -84,7 +84,7 @@ class MonotoneLayer(nn.Module):
         self.injection, self.operator = injection, operator
         self.activation, self.settings = activation, settings
         self.statistics = Statistics()
-        self._cached: tuple[tuple, Resolvent] | None = None
+        self._cached: tuple[list, Resolvent] | None = None
 
     def bias(self, x: Tensor) -> State:
         """U x, a tuple of one tensor a tier."""
@@ -93,13 +93,13 @@ class MonotoneLayer(nn.Module):
 
     def resolvent(self) -> Resolvent:
         """The factorisation for the present weights and alpha; kept while the layer is in evaluation mode."""
-        if self.training:  # the weights change at every step
-            with torch.no_grad():
+        with torch.no_grad():
+            if self.training:  # the weights change at every step
                 return self.operator.factorize(self.settings.alpha)
-        key = (self.settings.alpha, *((id(p), p._version, p.dtype, p.device) for p in self.operator.parameters()))
-        if self._cached is None or self._cached[0] != key:
-            with torch.no_grad():
-                self._cached = key, self.operator.factorize(self.settings.alpha)
+            weights = [self.settings.alpha, *self.operator.parameters()]
+            if self._cached is None or not _same(self._cached[0], weights):
+                kept = [self.settings.alpha, *(p.detach().clone() for p in weights[1:])]
+                self._cached = kept, self.operator.factorize(self.settings.alpha)
         return self._cached[1]
 
     def equilibrium(self, x: Tensor) -> State:
@@ -118,6 +118,14 @@ class MonotoneLayer(nn.Module):
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_cached": None, "statistics": Statistics()}
+
+
+def _same(kept: list, weights: list) -> bool:
+    """Whether alpha and all weights are as they were. By value: fused optimisers do not count versions up."""
+    return kept[0] == weights[0] and all(
+        a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+        for a, b in zip(kept[1:], weights[1:], strict=True)
+    )
 
 
 class MonotoneLinear(MonotoneLayer):
@@ -175,7 +183,9 @@ def tune_alpha(layer: MonotoneLayer, x: Tensor, *, start: float = 1.0, floor: fl
 
     def count(alpha: float) -> int:
         settings = replace(before, alpha=alpha)
-        return int(solve(layer.operator, bias, layer.activation, settings).iterations.max())
+        solution = solve(layer.operator, bias, layer.activation, settings)
+        # A solve that leaves the finite numbers ends early, but found nothing.
+        return int(solution.iterations.max()) if solution.converged.all() else before.max_iter
 
     alpha, least = start, count(start)
     if least >= before.max_iter:

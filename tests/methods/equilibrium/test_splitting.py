@@ -371,6 +371,31 @@ def test_tuning_never_needs_more_iterations():
     assert alpha == layer.settings.alpha <= 1.0
 
 
+def test_a_fused_optimiser_does_not_leave_an_old_factorisation_behind():
+    """It changes weights without counting their versions up."""
+    seeded()
+    layer = MonotoneLinear(4, 8, settings=Splitting(tol=1e-6))
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, fused=True)
+    x = torch.randn(5, 4)
+    layer.eval()(x)
+    for _ in range(3):
+        optimizer.zero_grad()
+        layer.train()(x).sum().backward()
+        optimizer.step()
+    after = layer.eval()(x)
+    torch.testing.assert_close(after, layer.train()(x), rtol=0, atol=0)
+
+
+def test_a_step_length_that_diverges_is_not_taken_for_a_quick_one():
+    seeded()
+    settings = Splitting(method="forward_backward", alpha=0.01, tol=1e-3, max_iter=5000)
+    layer = MonotoneLinear(4, 6, settings=settings)
+    with torch.no_grad():
+        layer.operator.B.mul_(40)
+        layer.operator.A.mul_(40)
+    assert tune_alpha(layer, torch.randn(8, 4), start=1e6) == 0.01
+
+
 def test_a_mask_is_part_of_the_projection():
     mask = border_mask(5)
     z = masked(relu, mask).prox(torch.ones(1, 1, 5, 5), 0.3)
