@@ -1,5 +1,5 @@
 # Sourced by quickstart and test: a virtual environment in .venv with the pinned versions.
-# Usage: . scripts/_setup.sh EXTRAS      (EXTRAS: "" or "[dev]")
+# Set `extras` first: "" or "[dev]". (Not an argument: sh does not pass any to a sourced file.)
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -26,10 +26,10 @@ fi
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 # Install again only when what is to be installed has changed.
-stamp=.venv/installed-$(printf '%s' "$1" | tr -cd 'a-z')
+stamp=.venv/installed-$(printf '%s' "$extras" | tr -cd 'a-z')
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
     say "installing into .venv (once; torch is large)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$1" || {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extras" || {
         say "the installation failed: see the lines above (is a package index reachable?)"
         exit 3
     }
