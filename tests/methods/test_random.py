@@ -37,9 +37,7 @@ def test_numbers_belong_to_the_example_not_to_the_batch(draw):
 @pytest.mark.parametrize("draw", [uniform, normal])
 def test_seed_index_and_stream_give_independent_numbers(draw):
     indices = torch.arange(4)
-    draws = torch.cat(
-        [draw(seed, indices, (5000,), stream=stream) for seed in (0, 1, 2**40) for stream in (0, 1)]
-    )
+    draws = torch.cat([draw(seed, indices, (5000,), stream=stream) for seed in (0, 1, 2**40) for stream in (0, 1)])
     correlation = torch.corrcoef(draws) - torch.eye(len(draws))
     assert correlation.abs().max() < 5 / 5000**0.5
 
@@ -89,7 +87,5 @@ def test_generator_serves_an_attack():
     options = {"epsilon": 0.2, "alpha": 0.01, "steps": 2, "restarts": 2}
     for norm in ("linf", "l2"):
         whole = pgd(network, x, y, norm=norm, generator=ExampleGenerator(1, torch.arange(8)), **options)
-        half = pgd(
-            network, x[4:], y[4:], norm=norm, generator=ExampleGenerator(1, torch.arange(4, 8)), **options
-        )
+        half = pgd(network, x[4:], y[4:], norm=norm, generator=ExampleGenerator(1, torch.arange(4, 8)), **options)
         torch.testing.assert_close(whole.delta[4:], half.delta)

@@ -63,9 +63,7 @@ def test_parameter_counts_are_the_papers(build, count):
     ],
 )
 def test_logits_for_any_channels_size_and_number_of_classes(build, shape):
-    model = build(
-        ClassificationSpec(input_shape=shape, classes=7, mean=(0.5,) * shape[0], std=(0.2,) * shape[0])
-    )
+    model = build(ClassificationSpec(input_shape=shape, classes=7, mean=(0.5,) * shape[0], std=(0.2,) * shape[0]))
     logits = model.eval()(torch.rand(2, *shape))
     assert logits.shape == (2, 7)
     assert logits.isfinite().all()
