@@ -53,4 +53,11 @@ QUICK = {
         "certifier.n=40",
         "certifier.alpha=0.05",
     ],
+    "quick/mon": [
+        "task.limit=600",
+        "trainer.epochs=1",
+        "certifier.examples=50",
+        "certifier.study.examples=16",
+        "certifier.study.iterations=50",
+    ],
 }
