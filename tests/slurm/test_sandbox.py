@@ -115,7 +115,7 @@ def test_a_job_over_its_time_limit_is_requeued_and_goes_on_where_it_was(cli, tmp
     start_again_now(job)
     curve = run_dir / "metrics.jsonl"
     before = len(curve.read_text().splitlines())
-    wait_for(lambda: len(curve.read_text().splitlines()) > before + 2, "further epoch")
+    wait_for(lambda: len(curve.read_text().splitlines()) > before + 2, "further epoch", 400)
     subprocess.run(["scancel", job], check=True)
     wait_for(lambda: scontrol(job)["JobState"] == "CANCELLED", "end")
     lines = [json.loads(line) for line in curve.read_text().splitlines()]
