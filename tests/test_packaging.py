@@ -1,6 +1,7 @@
 """The wheel carries what can be composed, and a third party's package adds to it."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+EXAMPLE = re.search(r"```python\n# mypackage/models\.py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(
+    1
+)
 
 PLUGIN = {
     "pyproject.toml": """
@@ -24,24 +29,14 @@ tiny = "tiny_plugin.models"
 packages = ["tiny_plugin"]
 """,
     "tiny_plugin/__init__.py": "",
-    "tiny_plugin/models.py": """
-from torch import nn
-from robustrun.registry import models
-from robustrun.roles import ClassificationSpec
-
-
-@models.register("tiny_net")
-class TinyNet(nn.Sequential):
-    def __init__(self, spec: ClassificationSpec, *, hidden: int = 16):
-        size = spec.input_shape[0] * spec.input_shape[1] * spec.input_shape[2]
-        super().__init__(nn.Flatten(), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, spec.classes))
-""",
-    "tiny_plugin/conf/model/tiny_net.yaml": "# A third party's network\nname: tiny_net\nhidden: 16\n",
+    # The README's own example: what it promises is what is installed here.
+    "tiny_plugin/models.py": EXAMPLE,
+    "tiny_plugin/conf/model/my_net.yaml": "# A third party's network\nname: my_net\nhidden: 64\n",
     "tiny_plugin/conf/exp/tiny.yaml": """# @package _global_
 # A third party's experiment
 defaults:
   - override /task: digits
-  - override /model: tiny_net
+  - override /model: my_net
   - override /trainer: standard
   - override /certifier: accuracy
   - _self_

@@ -77,4 +77,5 @@ def perturb(
             if freeze:
                 moved = torch.where(over_examples(logits.argmax(1) == targets, inputs), moved, delta)
             delta = moved
-    return ball.to_box(delta)
+    # A step ends in the box; only points that took none, or were held in the ball alone, may lie outside.
+    return delta if steps and not (clamp_forward or freeze) else ball.to_box(delta)
