@@ -6,7 +6,7 @@ read (see `robustrun.fit`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -17,101 +17,15 @@ from robustrun.data import Batch
 from robustrun.methods.equilibrium import MonotoneLayer
 from robustrun.methods.safe_exploration import Knowledge, Scene, TabularMDP
 from robustrun.runtime import Run
+from robustrun.specs import ClassificationSpec as ClassificationSpec  # the contracts' own words: found here too
+from robustrun.specs import DynamicsSpec as DynamicsSpec
+from robustrun.specs import MDPSpec as MDPSpec
+from robustrun.specs import PendulumSpec as PendulumSpec
+from robustrun.specs import RegressionSpec as RegressionSpec
+from robustrun.specs import TaskSpec as TaskSpec
+from robustrun.specs import VideoSpec as VideoSpec
 
 # --------------------------------------------------------------------------------------------- task
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """What a model must accept and return. Plain numbers only: it is stored in every checkpoint."""
-
-    input_shape: tuple[int, ...]
-
-    def state(self) -> dict[str, Any]:
-        return {"type": type(self).__name__, **asdict(self)}
-
-    @staticmethod
-    def from_state(state: Mapping[str, Any]) -> "TaskSpec":
-        fields = dict(state)
-        spec_type = {cls.__name__: cls for cls in _subclasses(TaskSpec)}[fields.pop("type")]
-        return spec_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-
-
-def _subclasses(cls: type) -> Iterator[type]:
-    yield cls
-    for sub in cls.__subclasses__():
-        yield from _subclasses(sub)
-
-
-@dataclass(frozen=True)
-class ClassificationSpec(TaskSpec):
-    """Inputs of `input_shape` in natural units (pixels in [0, 1]); the model returns logits (B, classes).
-
-    `mean` and `std` (per channel, or per feature; empty for none) are the normalisation a model applies itself.
-    """
-
-    classes: int
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    box: tuple[float, float] | None = (0.0, 1.0)  # valid range of an input coordinate, None if unbounded
-
-
-@dataclass(frozen=True)
-class RegressionSpec(TaskSpec):
-    """The model maps (B, *input_shape) to (B, outputs), both in natural units."""
-
-    outputs: int = 1
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    target_mean: tuple[float, ...] = ()
-    target_std: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class SegmentationSpec(TaskSpec):
-    """The model maps images (B, C, H, W) to logits (B, classes, H', W')."""
-
-    classes: int
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    ignore_index: int = 255
-
-
-@dataclass(frozen=True)
-class DynamicsSpec(TaskSpec):
-    """A dynamical system with states (B, *input_shape); `dt` is the sampling interval in seconds.
-
-    The first `angles` coordinates of a state are angles in radians, whose errors count modulo a turn.
-    """
-
-    dt: float = 0.01
-    continuous: bool = True
-    angles: int = 0
-
-
-@dataclass(frozen=True)
-class PendulumSpec(DynamicsSpec):
-    """An n-link pendulum (see `robustrun.methods.dynamics.NLinkPendulum`), one number a link."""
-
-    masses: tuple[float, ...] = ()
-    lengths: tuple[float, ...] = ()
-    damping: tuple[float, ...] = ()
-    gravity: float = 9.81
-
-
-@dataclass(frozen=True)
-class VideoSpec(TaskSpec):
-    """Frames of `input_shape` (C, H, W) in [0, 1], `dt` seconds apart."""
-
-    dt: float = 1 / 30
-
-
-@dataclass(frozen=True)
-class MDPSpec(TaskSpec):
-    """A finite MDP: `states` x `actions`."""
-
-    states: int = 1
-    actions: int = 1
 
 
 class Loader(Protocol):
@@ -198,12 +112,6 @@ class SensorTask(RegressionTask):
     def tolerance(self, inputs: Tensor) -> Tensor:
         """The tolerance of every reading of (B, sensors), in the units of the inputs; broadcasts against them."""
         raise NotImplementedError
-
-
-class SegmentationTask(ExampleTask):
-    """Images to label maps (B, H', W') int64."""
-
-    spec: SegmentationSpec
 
 
 class DynamicsTask(Task):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robustrun.roles import ClassificationSpec, RegressionSpec, SegmentationSpec
+from robustrun.roles import ClassificationSpec, RegressionSpec
 
 
 class Normalize(nn.Module):
@@ -26,7 +26,7 @@ class Normalize(nn.Module):
         return torch.addcmul(self.shift, inputs, self.scale)
 
 
-def normalization(spec: ClassificationSpec | RegressionSpec | SegmentationSpec) -> nn.Module:
+def normalization(spec: ClassificationSpec | RegressionSpec) -> nn.Module:
     """The task's normalisation as a layer; the identity if it has none.
 
     Raises:
