@@ -20,20 +20,29 @@ def single(result: Result, title: str) -> Table:
     return table
 
 
+FEW = 6  # more columns than this do not fit side by side
+
+
 def comparison(results: Sequence[tuple[str, Result | None]], title: str) -> Table:
-    """One row a job, one column a metric that any of them reports."""
+    """Each job's metrics: one line a job where they are few, else one column a job. Nothing is cut short."""
     names = list(dict.fromkeys(name for _, result in results if result for name in shown(result)))
+    lines = [[label, *_cells(result, names)] for label, result in results]
+    heads = ["row", *(name.replace("_", " ") for name in names), "train seconds"]
+    if len(names) > FEW:
+        heads, *lines = zip(heads, *lines, strict=True)
     table = Table(title=title, title_justify="left")
-    table.add_column("row")
-    for name in [*names, "train seconds"]:
-        table.add_column(name.replace("_", " "), justify="right")
-    for label, result in results:
-        if result is None:
-            table.add_row(label, *["-"] * (len(names) + 1))
-            continue
-        seconds = result.timings.get("train", result.timings.get("fit"))
-        table.add_row(label, *[with_interval(result, name) for name in names], f"{seconds:.1f}" if seconds else "-")
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="right" if index else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
     return table
+
+
+def _cells(result: Result | None, names: Sequence[str]) -> list[str]:
+    if result is None:
+        return ["-"] * (len(names) + 1)
+    seconds = result.timings.get("train", result.timings.get("fit"))
+    return [*(with_interval(result, name) for name in names), f"{seconds:.1f}" if seconds else "-"]
 
 
 def shown(result: Result) -> list[str]:
