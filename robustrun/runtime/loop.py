@@ -135,7 +135,8 @@ class TrainingLoop:
     def minimize(self, loss: Tensor, *, clip_norm: float | None = None) -> None:
         """One optimizer step on this rank's mean loss, with loss scaling and clipping where asked."""
         scaler = self.run.precision.scaler
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters():  # as `zero_grad` does, without its book-keeping: a small network feels it
+            parameter.grad = None
         scaler.scale(loss).backward()
         self.average_gradients()
         if clip_norm is not None:

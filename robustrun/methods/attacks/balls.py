@@ -69,7 +69,7 @@ class Ball:
         self._interval = None
         if norm == "linf" and box is not None:
             low, high = self.box_limits()
-            self._interval = low.clamp(min=-self.epsilon), high.clamp(max=self.epsilon)
+            self._interval = low.clamp_(min=-self.epsilon), high.clamp_(max=self.epsilon)
 
     def box_limits(self) -> tuple[Tensor, Tensor]:
         """The smallest and the largest perturbation of each coordinate that the box allows (there is one)."""
@@ -99,7 +99,11 @@ class Ball:
 
     def step(self, delta: Tensor, gradient: Tensor, alpha: Radius, clip_ball: bool = True) -> Tensor:
         """One steepest-ascent step of length `alpha`, projected (onto the box alone if not `clip_ball`)."""
-        delta = delta + over_examples(alpha, delta) * steepest(gradient, self.norm)
+        direction = steepest(gradient, self.norm)
+        if isinstance(alpha, Tensor):
+            delta = delta + over_examples(alpha, delta) * direction
+        else:
+            delta = torch.add(delta, direction, alpha=alpha)  # one pass over memory
         return self.project(delta) if clip_ball else self.to_box(delta)
 
     def start(self, start: Start = "uniform", generator: torch.Generator | None = None) -> Tensor:

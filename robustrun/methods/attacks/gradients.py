@@ -91,8 +91,8 @@ def batch_norm_mode(model: nn.Module, mode: Literal["train", "frozen", "eval"]) 
     if mode not in ("train", "frozen", "eval"):
         raise ValueError(f"unknown batch normalisation mode '{mode}': it is train, frozen or eval")
     flag = {"frozen": "track_running_stats", "eval": "training"}.get(mode)
-    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    changed = [m for m in norms if flag and m.training and getattr(m, flag)]
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)) if flag else ()
+    changed = [m for m in norms if m.training and getattr(m, flag)]
     for module in changed:
         setattr(module, flag, False)
     try:
