@@ -11,7 +11,16 @@ from robustrun.methods.equilibrium.activations import (
 )
 from robustrun.methods.equilibrium.certificate import certified_radius, refine
 from robustrun.methods.equilibrium.circular import CircularMonotone, border_mask
+from robustrun.methods.equilibrium.deep import (
+    DeepEquilibrium,
+    Equation,
+    Gradient,
+    jacobian_penalty,
+    spectral_radius,
+    unrolled,
+)
 from robustrun.methods.equilibrium.dense import DenseMonotone, FreeMatrix, parameters_of
+from robustrun.methods.equilibrium.fixed_point import FixedPoint, FixedPointSolver
 from robustrun.methods.equilibrium.implicit import MonotoneConv2d, MonotoneLayer, MonotoneLinear, tune_alpha
 from robustrun.methods.equilibrium.splitting import Solution, Splitting, residual, solve, solve_adjoint
 
@@ -19,8 +28,13 @@ __all__ = [
     "ACTIVATIONS",
     "Activation",
     "CircularMonotone",
+    "DeepEquilibrium",
     "DenseMonotone",
+    "Equation",
+    "FixedPoint",
+    "FixedPointSolver",
     "FreeMatrix",
+    "Gradient",
     "MonotoneConv2d",
     "MonotoneLayer",
     "MonotoneLinear",
@@ -28,6 +42,7 @@ __all__ = [
     "Splitting",
     "border_mask",
     "certified_radius",
+    "jacobian_penalty",
     "leaky_relu",
     "masked",
     "parameters_of",
@@ -37,6 +52,8 @@ __all__ = [
     "sigmoid",
     "solve",
     "solve_adjoint",
+    "spectral_radius",
     "tanh",
     "tune_alpha",
+    "unrolled",
 ]
