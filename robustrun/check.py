@@ -274,6 +274,8 @@ def _identity_of_run(name: str, path: Path) -> str:
 
 
 def _with_needs(config: DictConfig, values: Mapping[str, str]) -> DictConfig:
+    if not values:
+        return config
     copy = config.copy()
     with open_dict(copy):
         copy.needs = {**(OmegaConf.to_container(config.needs) or {}), **values}

@@ -4,6 +4,7 @@ Hydra's own entry point makes directories before anything can be checked and exi
 are called directly instead, so that composing has no side effects.
 """
 
+import copy
 import itertools
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -18,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -60,13 +63,43 @@ def register_resolvers() -> None:
 register_resolvers()
 
 
+class _Repository(ConfigRepository):
+    """Hydra's, but a file is read once for all compositions, and it is known which were asked for."""
+
+    def __init__(self, plain: ConfigRepository):
+        self.sources = plain.sources
+        self._read: dict[str, ConfigResult | None] = {}
+        self.asked: set[str] = set()
+
+    def __deepcopy__(self, memo: dict) -> "_Repository":
+        return copy.copy(
+            self
+        )  # Hydra copies it for every composition, which may change the sources but not what is read
+
+    def initialize_sources(self, config_search_path: Any) -> None:
+        super().initialize_sources(config_search_path)
+        self._read = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        self.asked.add(config_path)
+        if config_path not in self._read:
+            self._read[config_path] = super().load_config(config_path)
+        found = copy.copy(self._read[config_path])
+        if found is not None:
+            found.config = copy.deepcopy(found.config)  # it becomes a part of the composed config
+        return found
+
+
 class Composer:
     """Composes configs from the shipped tree, the plugins' trees and `--config-dir`."""
 
     def __init__(self, hydra: Hydra):
         self.hydra = hydra
         self.loader = hydra.config_loader
-        self._last: tuple[list[str], DictConfig] | None = None
+        if not isinstance(self.loader.repository, _Repository):
+            self.loader.repository = _Repository(self.loader.repository)
+        self.asked: set[str] = set()  # the configs ("exp/fast_at_cifar") that went into all compositions so far
+        self._last: tuple[list[str], DictConfig, set[str]] | None = None
 
     @classmethod
     def create(cls, config_dir: str | Path | None = None) -> "Composer":
@@ -159,7 +192,10 @@ class Composer:
         # Looking for a comparison's rows, for mistakes and for the job itself composes the same thing thrice.
         if self._last is None or self._last[0] != list(overrides):
             typed = [line for text in overrides for line in self._metric_as_formula(text)]
-            self._last = list(overrides), self.loader.load_configuration("config", typed, run_mode=RunMode.RUN)
+            self.loader.repository.asked.clear()
+            config = self.loader.load_configuration("config", typed, run_mode=RunMode.RUN)
+            self._last = list(overrides), config, set(self.loader.repository.asked)
+        self.asked |= self._last[2]
         return self._last[1].copy()
 
     def _metric_as_formula(self, text: str) -> list[str]:

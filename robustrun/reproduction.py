@@ -18,7 +18,7 @@ from robustrun.report.view import RowView, TableView, row_view
 
 # Overrides that change where and how a job runs, but not what it is (and so are no part of a row's identity).
 _ELSEWHERE = ("runtime", "tracker", "paths", "hydra", "rerun", "objective")
-# What a job's identity follows from, beside the configuration tree: the schemas and how they are hashed.
+# What a job's identity follows from, beside the configs it is composed of: the schemas and how they are hashed.
 _CODE = ("tasks", "models", "trainers", "certifiers", "check.py", "schema.py", "numbers.py", "compose.py", "plan.py")
 
 
@@ -47,6 +47,7 @@ class Reproduction:
         self.overrides = tuple(o for o in overrides if not o.startswith("seed="))
         self.seeds = tuple(_seed(o) for o in overrides if o.startswith("seed="))[-1:]  # in place of the rows' own
         self._config_dir = config_dir
+        self._configs: dict[str, str] = {}
 
     @cached_property
     def composer(self):
@@ -112,26 +113,42 @@ class Reproduction:
 
     def _identity(self, row: Row, seed: int) -> str:
         typed = [o for o in self._typed(row, seed) if _node(o) not in _ELSEWHERE]
-        key = hashlib.sha256(json.dumps([self._fingerprint, typed]).encode()).hexdigest()
-        sha = self.index.identity(key)
-        if sha is None:
-            if sys.stderr.isatty():
-                print(f"\r\033[K{row.label}: which job is it?", end="\r\033[K", file=sys.stderr, flush=True)
-            job = self._job(row, seed)
-            sha = job.sha256
-            if all(need.job is not None for need in job.needs.values()):  # files and directories may change
-                self.index.remember(key, sha)
-        return sha
+        key = _digest(json.dumps([self._code, typed]))
+        remembered = self.index.identity(key)
+        if remembered is not None:
+            sha, configs = remembered
+            if all(self._config(path) == digest for path, digest in configs.items()):
+                return sha
+        if sys.stderr.isatty():
+            print(f"\r\033[K{row.label}: which job is it?", end="\r\033[K", file=sys.stderr, flush=True)
+        self.composer.asked.clear()
+        job = self._job(row, seed)
+        if all(need.job is not None for need in job.needs.values()):  # files and directories may change
+            self.index.remember(key, job.sha256, {path: self._config(path) for path in sorted(self.composer.asked)})
+        return job.sha256
 
     @cached_property
-    def _fingerprint(self) -> str:
-        """Changes with every file that a job's identity follows from."""
+    def _code(self) -> str:
+        """Changes with every file of the package that a job's identity follows from."""
         package = Path(__file__).parent
-        roots = [conf_dir(), *plugin_conf_dirs(), *(package / name for name in _CODE)]
-        roots += [Path(self._config_dir)] if self._config_dir else []
-        files = [f for root in roots for f in ([root] if root.is_file() else sorted(root.rglob("*.[yp]*")))]
-        stamps = [(f.as_posix(), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.is_file()]
-        return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+        files = [
+            f for name in _CODE for f in ([package / name] if "." in name else sorted((package / name).rglob("*.py")))
+        ]
+        return _digest(*(f.read_bytes() for f in files))
+
+    def _config(self, path: str) -> str:
+        """The digest of a config as it is found now: of nothing, where Hydra itself has it."""
+        if path not in self._configs:
+            found = (file for root in self._roots if (file := root / f"{path.removesuffix('.yaml')}.yaml").is_file())
+            file = next(found, None)
+            self._configs[path] = _digest(file.read_bytes()) if file else ""
+        return self._configs[path]
+
+    @cached_property
+    def _roots(self) -> list[Path]:
+        """Where configs are looked for, first come first served."""
+        own = [Path(self._config_dir)] if self._config_dir else []
+        return [*own, *plugin_conf_dirs(), conf_dir()]
 
     @cached_property
     def _experiments(self) -> Mapping[str, str]:
@@ -140,6 +157,13 @@ class Reproduction:
     def _check_exp(self, row: Row) -> None:
         if row.exp != "adhoc" and row.exp not in self._experiments:
             raise ConfigError(f"no exp is called '{row.exp}'{nearest(row.exp, self._experiments)}")
+
+
+def _digest(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
 
 
 def _key(override: str) -> str:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ CREATE TABLE runs (path TEXT PRIMARY KEY, mtime INTEGER, size INTEGER, sha TEXT,
 CREATE INDEX runs_by_sha ON runs (sha);
 CREATE INDEX runs_by_exp ON runs (exp, seed);
 """
-_IDENTITIES = "CREATE TABLE IF NOT EXISTS identities (key TEXT PRIMARY KEY, sha TEXT)"
+_IDENTITIES = "CREATE TABLE IF NOT EXISTS jobs (key TEXT PRIMARY KEY, sha TEXT, configs TEXT)"
 _MANY = 100_000  # remembered identities, most of them of earlier versions of the configuration
 
 
@@ -93,15 +93,15 @@ class Index:
         query = "SELECT 1 FROM runs WHERE exp = ? AND seed = ? LIMIT 1"
         return self._database.execute(query, (exp, seed)).fetchone() is not None
 
-    def identity(self, key: str) -> str | None:
-        """A job's identity that was worked out before and remembered under `key`."""
-        row = self._identities.execute("SELECT sha FROM identities WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else None
+    def identity(self, key: str) -> tuple[str, dict[str, str]] | None:
+        """A job's identity that was worked out before and remembered under `key`, and the configs it followed from."""
+        row = self._identities.execute("SELECT sha, configs FROM jobs WHERE key = ?", (key,)).fetchone()
+        return (row[0], json.loads(row[1])) if row else None
 
-    def remember(self, key: str, sha: str) -> None:
-        """Keep an identity that took a while to work out."""
+    def remember(self, key: str, sha: str, configs: Mapping[str, str]) -> None:
+        """Keep an identity that took a while to work out, with the digests of the configs that went into it."""
         with contextlib.suppress(sqlite3.OperationalError), self._identities:
-            self._identities.execute("INSERT OR REPLACE INTO identities VALUES (?, ?)", (key, sha))
+            self._identities.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?)", (key, sha, json.dumps(configs)))
 
     def _refresh(self) -> None:
         known = {p: (m, s) for p, m, s in self._database.execute("SELECT path, mtime, size FROM runs")}
@@ -135,8 +135,8 @@ def _open_identities() -> sqlite3.Connection:
         database = sqlite3.connect(path, timeout=30)
         with database:
             database.execute(_IDENTITIES)
-            if database.execute("SELECT count(*) FROM identities").fetchone()[0] > _MANY:
-                database.execute("DELETE FROM identities")
+            if database.execute("SELECT count(*) FROM jobs").fetchone()[0] > _MANY:
+                database.execute("DELETE FROM jobs")
         return database
     except (sqlite3.DatabaseError, OSError):  # damaged or not writable: they are worked out again
         with contextlib.suppress(OSError):

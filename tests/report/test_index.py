@@ -112,9 +112,9 @@ def test_outputs_that_cannot_be_written(outputs):
 def test_identities_are_remembered(outputs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with Index(outputs) as index:
-        index.remember("key", "sha")
+        index.remember("key", "sha", {"task/mnist": "digest"})
     with Index(outputs) as index:
-        assert index.identity("key") == "sha"
+        assert index.identity("key") == ("sha", {"task/mnist": "digest"})
         assert index.identity("other") is None
         assert not index.has("x", 0)
     put(outputs, "x/a")

@@ -1,0 +1,51 @@
+"""Which finished run is which row: worked out once, and again only when a config that matters has changed."""
+
+import pytest
+
+from robustrun.report.index import Index
+from robustrun.report.tables import Row
+from robustrun.reproduction import Reproduction
+
+ROW = Row(label="mine", overrides=["task=digits", "model=mlp_classifier", "trainer=mine", "certifier=accuracy"])
+
+
+@pytest.fixture
+def config_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "conf" / "trainer").mkdir(parents=True)
+    (tmp_path / "conf" / "trainer" / "mine.yaml").write_text("# Mine\ndefaults: [standard]\nepochs: 3\n")
+    (tmp_path / "conf" / "trainer" / "other.yaml").write_text("# Another\ndefaults: [standard]\nepochs: 4\n")
+    return tmp_path / "conf"
+
+
+def identity(config_dir, monkeypatch) -> tuple[str, bool]:
+    """The row's identity, and whether it had to be composed."""
+    composed = []
+    real = Reproduction._job
+    monkeypatch.setattr(Reproduction, "_job", lambda self, row, seed: composed.append(row) or real(self, row, seed))
+    with Index(config_dir.parent / "outputs") as index:
+        sha = Reproduction(index, config_dir=str(config_dir))._identity(ROW, 0)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(config_dir.parent / "cache"))
+    return sha, bool(composed)
+
+
+def test_only_a_config_that_went_into_a_row_makes_it_be_composed_again(config_dir, monkeypatch):
+    first, composed = identity(config_dir, monkeypatch)
+    assert composed
+    assert identity(config_dir, monkeypatch) == (first, False)
+    (config_dir / "trainer" / "other.yaml").write_text("# Another\ndefaults: [standard]\nepochs: 5\n")
+    assert identity(config_dir, monkeypatch) == (first, False)
+    (config_dir / "trainer" / "mine.yaml").write_text("# Mine\ndefaults: [standard]\nepochs: 6\n")
+    second, composed = identity(config_dir, monkeypatch)
+    assert composed
+    assert second != first
+
+
+def test_a_new_file_that_hides_a_shipped_one_counts(config_dir, monkeypatch):
+    first, _ = identity(config_dir, monkeypatch)
+    (config_dir / "model").mkdir()
+    (config_dir / "model" / "mlp_classifier.yaml").write_text("# Mine\nname: mlp_classifier\nhidden: [7]\n")
+    second, composed = identity(config_dir, monkeypatch)
+    assert composed
+    assert second != first
