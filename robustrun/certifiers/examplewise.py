@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
 from torch import Tensor
 
 from robustrun.errors import ConfigError
+from robustrun.methods.smoothing import clopper_pearson_lower, clopper_pearson_upper
 from robustrun.roles import Batch, ExampleTask, Split
 from robustrun.runtime import Run, shard_indices
 
@@ -73,9 +73,9 @@ def judge_examples(
 def fraction(successes: np.ndarray | Sequence[bool], name: str, confidence: float = 0.95) -> dict[str, float]:
     """`name`, `name_low` and `name_high`: a fraction with its exact (Clopper-Pearson) confidence interval."""
     successes = np.asarray(successes, dtype=bool)
-    interval = stats.binomtest(int(successes.sum()), len(successes)).proportion_ci(confidence, method="exact")
+    hits, alpha = successes.sum(), (1 - confidence) / 2
     return {
         name: float(successes.mean()),
-        f"{name}_low": float(interval.low),
-        f"{name}_high": float(interval.high),
+        f"{name}_low": float(clopper_pearson_lower(hits, len(successes), alpha)),
+        f"{name}_high": float(clopper_pearson_upper(hits, len(successes), alpha)),
     }

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
-from scipy.stats import beta
 
 from robustrun.certifiers import exploration_figures as figures
 from robustrun.certifiers.exploration_figures import Decisions
@@ -19,6 +18,7 @@ from robustrun.methods.safe_exploration import (
     safe_optimal_q,
     suboptimal,
 )
+from robustrun.methods.smoothing import clopper_pearson_upper
 from robustrun.numbers import NonNegativeInt, Number, Positive, PositiveInt
 from robustrun.registry import certifiers
 from robustrun.roles import Certifier, Fitted, MDPTask, Report, TabularAgent
@@ -157,7 +157,7 @@ class SafeExploration(Certifier):
 
     def _rate_at_most(self, hits: int, total: int) -> float:
         """One-sided Clopper-Pearson bound; 1 - (1 - confidence)^(1 / total) for no hits."""
-        return 1.0 if hits == total else float(beta.ppf(self.confidence, hits + 1, total - hits))
+        return float(clopper_pearson_upper(hits, total, 1 - self.confidence))
 
 
 def _arrays(extra: dict[str, np.ndarray]) -> bytes:

@@ -119,7 +119,7 @@ def numerics(precision: Precision, *, threads: int | None, deterministic: bool) 
     if threads is not None:
         torch.set_num_threads(threads)
     if deterministic:
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(True)  # loads the compiler: not called for nothing
     try:
         yield
     finally:
@@ -127,4 +127,5 @@ def numerics(precision: Precision, *, threads: int | None, deterministic: bool) 
         torch.backends.cudnn.allow_tf32 = before[1]
         torch.backends.cudnn.benchmark = before[2]
         torch.set_num_threads(before[3])
-        torch.use_deterministic_algorithms(before[4], warn_only=before[5])
+        if deterministic:
+            torch.use_deterministic_algorithms(before[4], warn_only=before[5])
