@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 from robustrun.certifiers.examplewise import judge_examples
 from robustrun.errors import ConfigError
 from robustrun.methods.smoothing import (
+    ExactFlips,
     RidgeHat,
     certify_binary,
     certify_multiclass,
@@ -163,10 +164,11 @@ class LabelFlip(Certifier):
     @staticmethod
     def _exact(hat: RidgeHat, labels: Tensor, classes: int, queries: Tensor, strength: float) -> dict[str, Tensor]:
         targets = one_hot(labels, classes).double()
-        blocks = [
-            exact_flips(alpha, labels) if classes == 2 else exact_flips_multiclass(alpha, targets)
-            for _, alpha in hat.blocks(hat.weights(queries, strength))
-        ]
+
+        def flips(alpha: Tensor) -> ExactFlips:
+            return exact_flips(alpha, labels) if classes == 2 else exact_flips_multiclass(alpha, targets)
+
+        blocks = hat.map_alphas(flips, hat.weights(queries, strength))
         return {
             "predicted_exact": torch.cat([block.prediction for block in blocks]),
             "radius_exact": torch.cat([block.radius for block in blocks]),

@@ -27,10 +27,9 @@ from robustrun.methods.smoothing.label_chernoff import (
     BinaryVote,
     LogMoment,
     binary_vote,
-    compress,
-    group_by_label,
     minimise,
 )
+from robustrun.methods.smoothing.label_compress import compress, group_by_label
 from robustrun.methods.smoothing.label_enumeration import (
     all_labellings,
     enumerated_radius,

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from robustrun.methods.smoothing.label_chernoff import binary_vote, compress, group_by_label
+from robustrun.methods.smoothing.label_chernoff import BinaryVote, binary_vote
+from robustrun.methods.smoothing.label_compress import compress, group_by_label
 from robustrun.methods.smoothing.label_hat import RidgeHat
 from robustrun.methods.smoothing.label_radius import kl_radius, kl_radius_multiclass, np_radius
-from robustrun.methods.smoothing.label_rivals import rival_votes
+from robustrun.methods.smoothing.label_rivals import RivalVotes, rival_votes
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,14 @@ def certify_binary(
     The alphas are formed once for all of `noise`. Source: Rosenfeld et al. (ICML 2020), algorithm 1.
     """
     hat, labels = _grouped(hat, labels)
-    votes = [[] for _ in noise]
-    for _, alpha in hat.blocks(hat.weights(queries, regularisation)):
+
+    def vote(alpha: Tensor) -> list[BinaryVote]:
         compressed = compress(*group_by_label(alpha, labels, 2))
-        for collected, q in zip(votes, noise, strict=True):
-            collected.append(binary_vote(alpha, labels, q, compressed=compressed))
+        return [binary_vote(alpha, labels, q, compressed=compressed) for q in noise]
+
+    blocks = hat.map_alphas(vote, hat.weights(queries, regularisation))
     certificates = []
-    for collected, q in zip(votes, noise, strict=True):
+    for collected, q in zip(zip(*blocks, strict=True), noise, strict=True):
         prediction, log_bound, t = (
             torch.cat([getattr(v, name) for v in collected]) for name in ("prediction", "log_bound", "t")
         )
@@ -74,13 +76,14 @@ def certify_multiclass(
     `tilts` as in `rival_votes`. Source: Rosenfeld et al. (ICML 2020), section 4.3.
     """
     hat, labels = _grouped(hat, labels)
-    votes = [[] for _ in noise]
-    for _, alpha in hat.blocks(hat.weights(queries, regularisation)):
+
+    def vote(alpha: Tensor) -> list[RivalVotes]:
         compressed = compress(*group_by_label(alpha, labels, classes))
-        for collected, q in zip(votes, noise, strict=True):
-            collected.append(rival_votes(alpha, labels, classes, q, compressed=compressed, tilts=tilts))
+        return [rival_votes(alpha, labels, classes, q, compressed=compressed, tilts=tilts) for q in noise]
+
+    blocks = hat.map_alphas(vote, hat.weights(queries, regularisation))
     certificates = []
-    for collected, q in zip(votes, noise, strict=True):
+    for collected, q in zip(zip(*blocks, strict=True), noise, strict=True):
         prediction, log_rivals, t = (
             torch.cat([getattr(v, name) for v in collected]) for name in ("prediction", "log_rivals", "t")
         )

@@ -4,41 +4,27 @@ A linear classifier's vote over noisy labels is decided by the sign of a weighte
 
 $$\log P \le K(t) = \mathrm{slope} \cdot t + \sum_i \log(1 + u_i (e^{t a_i} - 1) + v_i (e^{-t a_i} - 1))$$
 
-for every t: any t gives a sound bound, and the best one is found by a safeguarded Newton iteration. Its start
-comes from a compression of each point's n weights to a few Chebyshev nodes, which is so accurate that one or
-two passes over the n weights remain. Source: Rosenfeld et al. (ICML 2020), section 4; interpolation as in
-Trefethen, "Approximation Theory and Approximation Practice", chapters 3 and 8.
+for every t: any t gives a sound bound, and the best one is found by a safeguarded Newton iteration. It runs on
+a compression of each point's n weights to a few Chebyshev nodes, which is so accurate that a single pass over the n
+weights remains: the one that makes the bound exact. Source: Rosenfeld et al. (ICML 2020), section 4.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-_CACHED = 1 << 18  # elements worked on at once: a handful of temporaries of this size fit in a CPU's cache
+from robustrun.methods.smoothing.label_compress import (
+    Compressed,
+    by_rows,
+    compress,
+    group_by_label,
+    group_sums,
+    log_products,
+)
+
 _LARGEST_EXPONENT = 600.0  # |t a_i| beyond this tilts a label by e^600: never useful, and exp would overflow
-
-
-def by_rows(function: Callable[[slice], tuple[Tensor, ...]], like: Tensor) -> tuple[Tensor, ...]:
-    """`function(rows)` for a few rows of `like` (b, n) at a time, joined: its temporaries stay in the cache."""
-    size = _CACHED if like.device.type == "cpu" else 64 * _CACHED
-    rows = max(1, size // max(like.shape[1], 1))
-    parts = [function(slice(start, start + rows)) for start in range(0, max(len(like), 1), rows)]
-    return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
-
-
-def group_by_label(alpha: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, list[int]]:
-    """`alpha` (b, n) with its columns in the order of their labels (n,), and how many there are of each class."""
-    if (labels[1:] < labels[:-1]).any():
-        alpha = alpha[:, labels.argsort(stable=True)]
-    return alpha, labels.bincount(minlength=classes).tolist()
-
-
-def group_sums(values: Tensor, sizes: list[int]) -> Tensor:
-    """(b, G) sums of adjacent groups of columns of `values` (b, n)."""
-    return torch.stack([group.sum(1) for group in values.split(sizes, 1)], 1)
 
 
 @dataclass(frozen=True)
@@ -143,44 +129,6 @@ def minimise(
 
 
 @dataclass(frozen=True)
-class Compressed:
-    """Weighted Chebyshev nodes that stand for the n values of each row, group by group.
-
-    `nodes` (b, N) and `weights` (b, G, N), signed: for smooth phi,
-    `sum(phi(a_i) for i in group g) ~ sum(weights[:, g] * phi(nodes))`, exactly for polynomials of degree < N.
-    """
-
-    nodes: Tensor
-    weights: Tensor
-
-
-def compress(values: Tensor, sizes: list[int], nodes: int = 16) -> Compressed:
-    """Compress `values` (b, n), in adjacent groups of `sizes` columns, to `nodes` Chebyshev nodes a row.
-
-    One pass over the values; independent of the noise level, so it is shared by all of them.
-    """
-    steps = torch.arange(nodes, dtype=values.dtype, device=values.device)
-    angle = math.pi * (steps + 0.5) / nodes
-    transform = torch.cos(steps[:, None] * angle) * (2 / nodes)
-    transform[0] /= 2
-
-    def part(rows: slice) -> tuple[Tensor, Tensor]:
-        chunk = values[rows]
-        low, high = chunk.amin(1, keepdim=True), chunk.amax(1, keepdim=True)
-        centre, half = (low + high) / 2, ((high - low) / 2).clamp_min(1e-300)
-        x = (chunk - centre) / half
-        previous, current, twice = torch.ones_like(x), x.clone(), 2 * x
-        moments = [x.new_tensor(sizes).expand(len(x), -1)]
-        for _ in range(1, nodes):
-            moments.append(group_sums(current, sizes))
-            previous.neg_().addcmul_(twice, current)  # T_{k+1} = 2 x T_k - T_{k-1}
-            previous, current = current, previous
-        return centre + half * torch.cos(angle), torch.stack(moments, -1) @ transform
-
-    return Compressed(*by_rows(part, values))
-
-
-@dataclass(frozen=True)
 class BinaryVote:
     """`prediction` (b,) 0 or 1; `log_bound` (b,) upper bound on log P(the other class); `t` (b,) its minimiser.
 
@@ -208,31 +156,58 @@ def binary_vote(
     """
     if not 0 < q < 0.5:
         raise ValueError(f"q must lie in (0, 1/2), got {q}")
-    ones = labels.to(alpha.dtype)
-    probability = q + (1 - 2 * q) * ones  # of a noisy label 1
+    alpha, sizes = group_by_label(alpha, labels, 2)
     if compressed is None:
-        compressed = compress(*group_by_label(alpha, labels, 2))
-    mean = alpha @ probability
+        compressed = compress(alpha, sizes)
+    rate = alpha.new_tensor([q, 1 - q])  # of a noisy label 1, by the true label
+    mean = compressed.sums @ rate
     side = torch.where(mean >= 0.5, 1.0, -1.0).to(alpha)
-    gaussian = (mean - 0.5) / (q * (1 - q) * alpha.square().sum(1)).clamp_min(1e-300)
-    count = compressed.nodes.shape[1]
+    gaussian = (mean - 0.5) / (q * (1 - q) * compressed.total(torch.square)).clamp_min(1e-300)
     surrogate = LogMoment(
         compressed.nodes.repeat(1, 2),
-        torch.tensor([q, 1 - q], dtype=alpha.dtype, device=alpha.device).repeat_interleave(count),
+        rate.repeat_interleave(compressed.nodes.shape[1]),
         weights=compressed.weights.flatten(1),
         slope=0.5,
     )
     start, _ = minimise(surrogate, gaussian, side, tolerance=1e-16)
     start = torch.where(start * side > 0, start, gaussian)
-    t, log_bound = minimise(LogMoment(alpha, probability, slope=0.5), start, side, tolerance=tolerance)
+    limit = _LARGEST_EXPONENT / compressed.largest.clamp_min(1e-300)
+    start = torch.maximum(torch.minimum(start, limit), -limit)
+    value, first = _binary_bound(alpha, sizes, start, rate, compressed.largest)
+    _, _, second = surrogate(start)
+    log_bound, t = value.clamp_max(0.0), torch.where(value < 0, start, 0.0)  # t = 0 gives the bound 1
+    # where the compression was too coarse for a point, so is its t: take the optimum over all n labels
+    coarse = (~(first.square() < tolerance * second)).nonzero().squeeze(1)
+    if len(coarse):
+        moment = LogMoment(alpha[coarse], rate[labels.sort().values], slope=0.5)
+        t[coarse], log_bound[coarse] = minimise(moment, start[coarse], side[coarse], tolerance=tolerance)
 
     # no labelling reaches 1/2: the infimum over t < 0 is -inf, and not attained
-    n = alpha.shape[1]
-    attainable = alpha.clamp_min(0).sum(1) * (1 + (n + 8) * torch.finfo(alpha.dtype).eps)
-    settled = attainable < 0.5
+    settled = torch.zeros_like(side, dtype=torch.bool)
+    low = (compressed.sums.sum(1) < 0.6).nonzero().squeeze(1)  # the positive ones add up to no less
+    room = 1 + (alpha.shape[1] + 8) * torch.finfo(alpha.dtype).eps
+    settled[low] = alpha[low].clamp_min(0).sum(1) * room < 0.5
     prediction = torch.where(settled, 0, (side > 0).long())
     return BinaryVote(
         prediction,
         log_bound.masked_fill(settled, -math.inf),
         t.masked_fill(settled, -math.inf),
     )
+
+
+def _binary_bound(alpha: Tensor, sizes: list[int], t: Tensor, rate: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """K(t), rounded up, and K'(t) of each row of `alpha` (b, n), grouped by label; in one pass."""
+    n, eps = alpha.shape[1], torch.finfo(alpha.dtype).eps
+    one, keep = rate.repeat_interleave(torch.tensor(sizes, device=rate.device)), 1 - rate
+
+    def part(rows: slice) -> tuple[Tensor, Tensor]:
+        a, exponent = alpha[rows], t[rows].abs() * largest[rows]
+        factors = (a * -t[rows, None]).exp_().mul_(one).add_(1 - one)
+        # d log(factor) / dt = -a (1 - keep / factor)
+        first = 0.5 - a.sum(1) + group_sums(a / factors, sizes) @ keep
+        # each factor lies between 1 and e^(-ta)
+        value, error = log_products(factors, [n], float(exponent.amax()))
+        slack = error.squeeze(1) + eps * (n * (exponent / 2 + 4) + t[rows].abs())
+        return value.squeeze(1) + 0.5 * t[rows] + slack, first
+
+    return by_rows(part, alpha)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustrun.methods.smoothing.label_chernoff import by_rows
+from robustrun.methods.smoothing.label_compress import by_rows
 
 _FIRST_SORTED = 2048  # the largest influences looked at first: few points need more
 

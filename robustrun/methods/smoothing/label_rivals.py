@@ -16,14 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustrun.methods.smoothing.label_chernoff import (
+from robustrun.methods.smoothing.label_chernoff import LogMoment, minimise
+from robustrun.methods.smoothing.label_compress import (
     Compressed,
-    LogMoment,
     by_rows,
     compress,
     group_by_label,
-    group_sums,
-    minimise,
+    log_products,
 )
 
 
@@ -61,7 +60,7 @@ def rival_votes(
     alpha, sizes = group_by_label(alpha, labels, classes)
     if compressed is None:
         compressed = compress(alpha, sizes)
-    prediction = group_sums(alpha, sizes).argmax(1)
+    prediction = compressed.sums.argmax(1)
     rivals = _rivals_of(prediction, classes)
     t, guess = _compressed_optima(compressed, rivals, prediction, q)
     leading = guess.topk(min(tilts, classes - 1), dim=1).indices
@@ -72,7 +71,7 @@ def rival_votes(
         rows = (prediction == own).nonzero().squeeze(1)
         part = alpha if len(rows) == len(alpha) else alpha[rows]
         strongest, tilt = leading[rows], t[rows]
-        bounds = _bounds_at(part, sizes, own, tilt, q)
+        bounds = _bounds_at(part, sizes, own, tilt, q, compressed.largest[rows])
         # where the compression was too coarse for a point, so may be its t: take the optimum over all n labels
         exact = bounds.gather(1, strongest[..., None].expand_as(bounds[:, : strongest.shape[1]]))
         error = exact.diagonal(dim1=1, dim2=2) - guess[rows].gather(1, strongest)
@@ -80,7 +79,8 @@ def rival_votes(
         if len(coarse):
             pairs = rivals[rows].gather(1, strongest)[coarse]
             tilt[coarse] = _exact_optima(part[coarse], sizes, own, pairs, tilt[coarse], q)
-            bounds[coarse] = _bounds_at(part[coarse], sizes, own, tilt[coarse], q)
+            largest = compressed.largest[rows][coarse]
+            bounds[coarse] = _bounds_at(part[coarse], sizes, own, tilt[coarse], q, largest)
         log_rivals[rows], at = bounds.clamp_max(0.0).min(-1)
         best_t[rows] = tilt.gather(1, at).gather(1, log_rivals[rows].argmax(1, keepdim=True)).squeeze(1)
     # a query whose score no label moves: class 0 whatever the labels
@@ -106,17 +106,17 @@ def _factors(q: float, classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
 def _compressed_optima(compressed: Compressed, rivals: Tensor, prediction: Tensor, q: float) -> tuple[Tensor, Tensor]:
     """(t, log bound) of every pair on the compressed rows, each (b, C - 1)."""
     nodes, weights = compressed.nodes, compressed.weights
-    (b, groups, count), others = weights.shape, rivals.shape[1]
-    up, down = (table[prediction[:, None], rivals] for table in _factors(q, groups, nodes))  # (b, C-1, C)
-
-    def spread(table: Tensor) -> Tensor:
-        return table[..., None].expand(-1, -1, -1, count).reshape(b * others, groups * count)
-
+    (b, classes, count), others = weights.shape, rivals.shape[1]
+    g = q / (classes - 1)
+    # to a pair there are three kinds of labels: its own, the rival's, and all others
+    own = weights[torch.arange(b, device=nodes.device), prediction][:, None].expand(-1, others, -1)
+    rival = weights.gather(1, rivals[..., None].expand(-1, -1, count))
+    rest = weights.sum(1, keepdim=True) - own - rival
     pairs = LogMoment(
-        nodes[:, None, None, :].expand(-1, others, groups, -1).reshape(b * others, groups * count),
-        spread(down),
-        spread(up),
-        weights[:, None].expand(-1, others, -1, -1).reshape(b * others, groups * count),
+        nodes[:, None].expand(-1, others, -1).reshape(b * others, count).repeat(1, 3),
+        nodes.new_tensor([1 - q, g, g]).repeat_interleave(count),
+        nodes.new_tensor([g, 1 - q, g]).repeat_interleave(count),
+        torch.cat([own, rival, rest], -1).view(b * others, 3 * count),
     )
     # Gaussian start: at t = 0 Newton's step is -K'(0) / K''(0)
     _, first, second = pairs(nodes.new_zeros(b * others))
@@ -136,25 +136,35 @@ def _exact_optima(alpha: Tensor, sizes: list[int], own: int, pair: Tensor, t: Te
     return torch.stack(columns, 1)
 
 
-def _bounds_at(alpha: Tensor, sizes: list[int], own: int, t: Tensor, q: float) -> Tensor:
+def _bounds_at(alpha: Tensor, sizes: list[int], own: int, t: Tensor, q: float, largest: Tensor) -> Tensor:
     """Log bounds of all rivals of class `own` at each of the tilts `t` (b, J): (b, C - 1, J), rounded up."""
-    g = q / (len(sizes) - 1)
+    classes, n, eps = len(sizes), alpha.shape[1], torch.finfo(alpha.dtype).eps
+    g = q / (classes - 1)
     mine = slice(sum(sizes[:own]), sum(sizes[: own + 1]))
-    rest = torch.arange(len(sizes), device=alpha.device) != own
-    slack = 2 * (alpha.shape[1] + 8) * torch.finfo(alpha.dtype).eps
+    rest = torch.arange(classes, device=alpha.device) != own
 
-    def at(chunk: Tensor, t: Tensor) -> Tensor:
-        z = t[:, None] * chunk
-        up, down = torch.expm1(z), torch.expm1(z.neg_())
-        own_terms = torch.log1p(g * up[:, mine] + (1 - q) * down[:, mine])
-        other_terms = torch.log1p_((up + down).mul_(g))
-        rival_terms = torch.log1p_(up.mul_(1 - q).add_(down, alpha=g))
-        other, rival = group_sums(other_terms, sizes)[:, rest], group_sums(rival_terms, sizes)[:, rest]
-        size = own_terms.abs().sum(1) + other.sum(1) + rival_terms.abs_().sum(1)
-        value = own_terms.sum(1, keepdim=True) + (other.sum(1, keepdim=True) - other) + rival
-        return value + slack * size[:, None]
+    def at(chunk: Tensor, t: Tensor, largest: Tensor) -> Tensor:
+        exponent = t.abs() * largest
+        span = float(exponent.amax())
+        up = (chunk * t[:, None]).exp_()
+        down = up.reciprocal()
+        # factors of E exp(t (score_c - score_A)); each is an average of 1, e^z and e^-z
+        mine_factors = (g * up[:, mine]).add_(down[:, mine], alpha=1 - q).add_(g * (classes - 2))
+        other_factors = (up + down).mul_(g).add_(1 - 2 * g)
+        rival_factors = up.mul_(1 - q).add_(down, alpha=g).add_(g * (classes - 2))
+        (own_log, own_error), (other, other_error), (rival, rival_error) = (
+            log_products(factors, groups, span)
+            for factors, groups in (
+                (mine_factors, [sizes[own]]),
+                (other_factors, sizes),
+                (rival_factors, sizes),
+            )
+        )
+        value = own_log + (other[:, rest].sum(1, keepdim=True) - other[:, rest]) + rival[:, rest]
+        slack = own_error + other_error.sum(1, keepdim=True) + rival_error[:, rest]
+        return value + slack + (eps * n * (exponent / 2 + 6))[:, None]
 
     def part(rows: slice) -> tuple[Tensor]:
-        return (torch.stack([at(alpha[rows], column) for column in t[rows].unbind(1)], -1),)
+        return (torch.stack([at(alpha[rows], column, largest[rows]) for column in t[rows].unbind(1)], -1),)
 
     return by_rows(part, alpha)[0]

@@ -22,6 +22,7 @@ from robustrun.methods.smoothing import (
     np_radius,
     sampled_votes,
 )
+from robustrun.methods.smoothing.label_compress import log_products
 
 torch.set_num_threads(1)
 
@@ -230,7 +231,7 @@ def test_order_of_rows_and_of_blocks_changes_nothing(monkeypatch):
     (one,) = certify_binary(RidgeHat.fit(x), y, t, [0.3], 2.0)
     (two,) = certify_binary(RidgeHat.fit(x[order]), y[order], t, [0.3], 2.0)
     monkeypatch.setattr("robustrun.methods.smoothing.label_hat._BLOCK", 200)
-    monkeypatch.setattr("robustrun.methods.smoothing.label_chernoff._CACHED", 300)
+    monkeypatch.setattr("robustrun.methods.smoothing.label_compress._CACHED", 300)
     (three,) = certify_binary(RidgeHat.fit(x), y, t, [0.3], 2.0)
     for other in (two, three):
         torch.testing.assert_close(one.log_bound, other.log_bound, atol=1e-9, rtol=0)
@@ -240,7 +241,7 @@ def test_order_of_rows_and_of_blocks_changes_nothing(monkeypatch):
 def test_compression_is_exact_for_polynomials():
     alpha, y = alphas(50)
     grouped, sizes = group_by_label(alpha, y, 2)
-    short = compress(grouped, sizes)
+    short = compress(grouped, sizes, precision=torch.float64)
     for power in (0, 1, 5, 15):
         ours = (short.weights * short.nodes[:, None] ** power).sum(-1)
         plain = torch.stack([p.pow(power).sum(1) for p in grouped.split(sizes, 1)], 1)
@@ -261,3 +262,27 @@ def test_impossible_noise_is_refused(q):
     alpha, y = alphas(10)
     with pytest.raises(ValueError, match="q must lie"):
         binary_vote(alpha, y, q)
+
+
+def test_products_of_factors_give_their_logarithms():
+    g = torch.Generator().manual_seed(0)
+    for span in (0.1, 30.0, 500.0):
+        logs = span * (2 * torch.rand(3, 301, generator=g, dtype=torch.float64) - 1)
+        logs[0] = span  # the worst case of every product
+        sums, errors = log_products(logs.exp(), [1, 100, 200], span)
+        exact = torch.stack([part.sum(1) for part in logs.split([1, 100, 200], 1)], 1)
+        assert ((sums - exact).abs() <= errors + 1e-15 * span * 301).all()
+        assert (errors < 1e-13 * (1 + span * 301)).all()
+
+
+def test_constant_features_change_nothing():
+    x, y, t = problem(30)
+    still = torch.cat([x, torch.full((30, 2), 0.7, dtype=torch.float64)], 1)
+    plain, more = RidgeHat.fit(x), RidgeHat.fit(still)
+    queries = torch.cat([t, torch.randn(6, 2, dtype=torch.float64)], 1)
+    torch.testing.assert_close(more.alpha(more.weights(queries, 1.0)), plain.alpha(plain.weights(t, 1.0)))
+    weight, bias = more.coefficients(y.double()[:, None], 1.0)
+    torch.testing.assert_close((queries @ weight + bias)[:, 0], plain.alpha(plain.weights(t, 1.0)) @ y.double())
+    assert (weight[3:] == 0).all()
+    flat = RidgeHat.fit(still[:, 3:])
+    torch.testing.assert_close(flat.alpha(flat.weights(queries[:, 3:], 1.0)), torch.full((6, 30), 1 / 30).double())
