@@ -21,7 +21,7 @@ def sandbox() -> Iterator[None]:
         pytest.skip("neither SLURM nor apt-get to install it with")
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     directory = Path("/tmp", f"robustrun-slurm-{os.getpid()}")  # a short path: sockets have short names
-    environment = {"ROBUSTRUN_SLURM_SANDBOX": str(directory), "ROBUSTRUN_SLURM_PORT": str(26817 + 2 * int(worker[2:]))}
+    environment = {"ROBUSTRUN_SLURM_SANDBOX": str(directory), "ROBUSTRUN_SLURM_PORT": str(26817 + 3 * int(worker[2:]))}
     environment = {**os.environ, **environment}
     up = subprocess.run([SCRIPT, "up"], env=environment, capture_output=True, text=True, timeout=300)
     try:

@@ -83,8 +83,17 @@ def test_two_processes_are_one_job(cli, tmp_path):
     assert json.loads(result.read_text())["env"]["world_size"] == 2
 
 
+def test_two_nodes_are_one_job(cli, tmp_path):
+    two_nodes = ("hydra.launcher.partition=pair", "hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=1")
+    done = cli(*DIGITS, *SMALL, "trainer.epochs=2", *SLURM, *two_nodes)
+    assert done.returncode == 0, done.stderr
+    (result,) = (tmp_path / "outputs").rglob("result.json")
+    assert json.loads(result.read_text())["env"]["world_size"] == 2
+    assert scontrol(submitted(tmp_path)[0])["NumNodes"] == "2"
+
+
 def test_a_preempted_job_ends_as_an_undisturbed_one(cli, tmp_path):
-    job_overrides = (*DIGITS, *SMALL, "trainer.epochs=60")
+    job_overrides = (*DIGITS, *SMALL, "trainer.epochs=60", "tracker=wandb")
     everything = f"hydra.launcher.cpus_per_task={os.cpu_count()}"
     assert cli(*job_overrides, *SLURM, everything, "--detach").returncode == 0
     job, run_dir = submitted(tmp_path)
@@ -105,6 +114,9 @@ def test_a_preempted_job_ends_as_an_undisturbed_one(cli, tmp_path):
     assert done.returncode == 0, done.stderr
     (undisturbed,) = (tmp_path / "undisturbed").rglob("result.json")
     assert disturbed["metrics"] == json.loads(undisturbed.read_text())["metrics"]
+    attempts = [path.name.rsplit("-", 1) for path in (run_dir / "wandb").glob("offline-run-*")]
+    assert len(attempts) == 2
+    assert {run_id for _, run_id in attempts} == {run_dir.name}, "one run to wandb"
     assert "done" in cli("jobs").stdout
 
 
