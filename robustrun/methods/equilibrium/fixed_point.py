@@ -81,7 +81,7 @@ class FixedPointSolver:
         ridge: of Anderson.
         per_example: each example is judged by itself; otherwise by one norm over the batch, as in public code.
         check_every: steps between two looks at whether any example is still at work, each of which waits for the
-            device. Has no influence on the result.
+            device; None: every step on a CPU, every fourth elsewhere. Has no influence on the result.
     """
 
     method: MethodName = "broyden"
@@ -92,7 +92,7 @@ class FixedPointSolver:
     damping: float = 1.0
     ridge: float = 1e-8
     per_example: bool = True
-    check_every: int = 1
+    check_every: int | None = None
 
     def solve(self, function: Function, start: Tensor, *, workspace: Workspace | None = None) -> FixedPoint:
         """The fixed point from `start` (B, D) on, without gradients.
@@ -136,12 +136,13 @@ class _Run:
 
     def result(self) -> FixedPoint:
         solver = self.solver
+        every = solver.check_every or (1 if self.z.device.type == "cpu" else 4)
         for step in range(solver.max_iter + 1):
             f = self.function(self.z)
             self._judge(f, step)
             if step == solver.max_iter:
                 break
-            if step % solver.check_every == 0:
+            if step % every == 0:
                 left = int(self.active.sum())
                 if not left:
                     break
