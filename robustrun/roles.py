@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustrun.data import Batch
-from robustrun.methods.equilibrium import MonotoneLayer
+from robustrun.methods.equilibrium import DeepEquilibrium, Equation, MonotoneLayer
 from robustrun.methods.safe_exploration import Knowledge, Scene, TabularMDP
 from robustrun.runtime import Run
 from robustrun.specs import ClassificationSpec as ClassificationSpec  # the contracts' own words: found here too
@@ -277,6 +277,26 @@ class EquilibriumClassifier(nn.Module):
 
     def tune(self, inputs: Tensor) -> None:
         """Choose the solver's step length for the present weights on a batch."""
+
+
+class EquilibriumNetwork(nn.Module):
+    """outputs = readout(z) with z the fixed point of an equation that the inputs give, found by iteration.
+
+    `layer` says how it is solved and differentiated, and keeps what the last solves took.
+    """
+
+    layer: DeepEquilibrium
+
+    def equation(self, inputs: Tensor) -> tuple[Equation, Tensor]:
+        """z = f(z) for a batch, and where to start from, (B, D)."""
+        raise NotImplementedError
+
+    def readout(self, z: Tensor, inputs: Tensor) -> Tensor:
+        """The outputs at the states z (B, D) that belong to the inputs."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.readout(self.layer(*self.equation(inputs)), inputs)
 
 
 class TabularAgent(nn.Module):
