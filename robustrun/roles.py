@@ -210,6 +210,39 @@ class LinearClassifier(nn.Module):
         return torch.cat(features), torch.cat(labels)
 
 
+class Encoder(nn.Module):
+    """Features of inputs that are learnt without labels; `forward` gives what the training objective compares."""
+
+    dimension: int  # of the features
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """(B, dimension) of a batch of inputs."""
+        raise NotImplementedError
+
+
+class PatchEncoder(Encoder):
+    """Features from linear filters on whitened patches of `patch` x `patch` pixels.
+
+    `filters` (F, d); buffers: `mean` (d,) and `whitening` (d, d) of contrast-normalised patches, `centre` and `scale`
+    (dimension,), which standardise the features.
+    """
+
+    patch: int
+    filters: nn.Parameter
+    mean: Tensor
+    whitening: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def whitened(self, patches: Tensor) -> Tensor:
+        """(N, d) of patches (N, d) of pixels in [0, 1]."""
+        raise NotImplementedError
+
+    def raw_features(self, inputs: Tensor) -> Tensor:
+        """(B, dimension) before `centre` and `scale`."""
+        raise NotImplementedError
+
+
 class DenoisedClassifier(nn.Module):
     """logits = classifier(denoiser(images)): the classifier is finished and frozen, only the denoiser is trained.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from robustrun.certifiers.examplewise import judge_examples
+from robustrun.certifiers.label_flip_figures import curve, flips_figure, margin_figure
 from robustrun.errors import ConfigError
 from robustrun.methods.smoothing import (
     ExactFlips,
@@ -25,7 +26,7 @@ from robustrun.methods.smoothing import (
 )
 from robustrun.numbers import NonNegativeInt, Positive, PositiveInt, Probability
 from robustrun.registry import certifiers
-from robustrun.roles import Batch, Certifier, ClassificationTask, Figure, Fitted, LinearClassifier, Report
+from robustrun.roles import Batch, Certifier, ClassificationTask, Fitted, LinearClassifier, Report
 from robustrun.runtime import Run
 
 
@@ -50,32 +51,6 @@ def certified(correct: np.ndarray, radius: np.ndarray, name: str, radii: Sequenc
     """Certified accuracy at each of `radii` and the median radius, in which a wrong prediction counts as -1."""
     held = np.where(correct, radius, -1)
     return {f"{name}_{r}": float((held >= r).mean()) for r in radii} | {f"median_{name}": float(np.median(held))}
-
-
-def curve(correct: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(flips, certified accuracy) at every number of flips where it falls, for drawing as steps."""
-    held = np.sort(np.where(correct, radius, -1))
-    at = np.unique(np.concatenate([[0], held[held >= 0], held[held >= 0] + 1]))
-    return at, 1 - np.searchsorted(held, at, side="left") / len(held)
-
-
-def flips_figure(title: str, series: dict[str, tuple[np.ndarray, np.ndarray]], n: int, constant: float) -> Figure:
-    """Curves against the number of flips, with the share of the training set on top."""
-    last = max(float(x[y > 0.005].max(initial=1)) for x, y in series.values())
-
-    def draw(canvas) -> None:
-        axes = canvas.add_subplot()
-        for label, (x, y) in series.items():
-            axes.step(x, y, where="post", label=label)
-        axes.axhline(constant, color="grey", linestyle=":", linewidth=1, label="constant classifier")
-        axes.set(xlabel="changed training labels", ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1.05 * last))
-        axes.set_title(title, fontsize=11)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-        top = axes.secondary_xaxis("top", functions=(lambda r: 100 * r / n, lambda p: p * n / 100))
-        top.set_xlabel(f"% of {n:,} training labels", fontsize=8)
-
-    return Figure(title, "changed training labels", "accuracy", series, kind="custom", draw=draw)
 
 
 @certifiers.register("label_flip")
@@ -159,7 +134,7 @@ class LabelFlip(Certifier):
             return columns
 
         columns = judge_examples(judge, task, run, **self.selection)
-        return self._report(columns, hat, labels)
+        return self._report(columns, hat, labels, classes)
 
     @staticmethod
     def _exact(hat: RidgeHat, labels: Tensor, classes: int, queries: Tensor, strength: float) -> dict[str, Tensor]:
@@ -174,7 +149,7 @@ class LabelFlip(Certifier):
             "radius_exact": torch.cat([block.radius for block in blocks]),
         }
 
-    def _report(self, columns: dict[str, np.ndarray], hat: RidgeHat, labels: Tensor) -> Report:
+    def _report(self, columns: dict[str, np.ndarray], hat: RidgeHat, labels: Tensor, classes: int) -> Report:
         truth, n = columns["label"], len(hat)
         correct = columns["predicted"] == truth
         metrics = {
@@ -198,7 +173,8 @@ class LabelFlip(Certifier):
                 metrics |= {f"accuracy_{name}": float(right.mean())} | certified(right, radius, name, self.radii)
                 series[label] = curve(right, radius)
         figure = flips_figure("Certified accuracy", series, n, metrics["constant_accuracy"])
-        return Report(metrics, columns, {"certified_accuracy": figure}, {"examples": len(truth), "labels": n})
+        figures = {"certified_accuracy": figure, "required_margin": margin_figure(self.noise, classes)}
+        return Report(metrics, columns, figures, {"examples": len(truth), "labels": n})
 
 
 @certifiers.register("label_flip_sampling")

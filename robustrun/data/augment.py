@@ -145,6 +145,83 @@ class Jitter:
         return (grey + saturation * (images - grey)).clamp(0, 1)
 
 
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A crop of `scale` to all of the area, with an aspect ratio of 3/4 to 4/3, resized bilinearly to the old size.
+
+    After Szegedy et al. (2015); a crop that is wider or higher than the image is cut to it.
+    """
+
+    scale: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1:
+            raise ValueError("resized_crop takes a scale in (0, 1]")
+
+    def draw(self, count: int, shape: Sequence[int], generator: Generator) -> tuple[Tensor, ...]:
+        return (torch.rand(count, 4, generator=generator),)
+
+    def __call__(self, images: Tensor, chance: Tensor) -> Tensor:
+        area = self.scale + (1 - self.scale) * chance[:, 0]
+        ratio = (math.log(4 / 3) * (2 * chance[:, 1] - 1)).exp()
+        extent = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).clamp(max=1.0)  # width, height
+        centre = (1 - extent) * (2 * chance[:, 2:] - 1)
+        theta = torch.cat([torch.diag_embed(extent), centre[..., None]], -1).to(images.dtype)
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Colour:
+    """With probability `share`: brightness, contrast and saturation by 1 +- 0.4, then the hue by up to a tenth.
+
+    The jitter of Chen et al. (ICML 2020) for small images. The hue turns in the plane of chroma of YIQ.
+    """
+
+    share: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError("colour takes a probability in (0, 1]")
+
+    def draw(self, count: int, shape: Sequence[int], generator: Generator) -> tuple[Tensor, ...]:
+        (factors,) = Jitter(0.4).draw(count, shape, generator)
+        angle = 0.2 * math.pi * (2 * torch.rand(count, generator=generator) - 1)
+        return factors, angle, torch.rand(count, generator=generator) < self.share
+
+    def __call__(self, images: Tensor, factors: Tensor, angle: Tensor, chosen: Tensor) -> Tensor:
+        changed = Jitter(0.4)(images, factors)
+        if images.shape[1] == 3:
+            to = torch.tensor(_YIQ, dtype=images.dtype, device=images.device)
+            cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+            turn = torch.stack(
+                [torch.stack(row, -1) for row in ((zero + 1, zero, zero), (zero, cos, -sin), (zero, sin, cos))], -2
+            )
+            matrix = torch.linalg.inv(to) @ turn.to(images.dtype) @ to
+            changed = torch.einsum("bij,bjhw->bihw", matrix, changed).clamp(0, 1)
+        return torch.where(chosen[:, None, None, None], changed, images)
+
+
+@dataclass(frozen=True)
+class Grey:
+    """No colour, with probability `share`."""
+
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError("grey takes a probability in (0, 1]")
+
+    def draw(self, count: int, shape: Sequence[int], generator: Generator) -> tuple[Tensor, ...]:
+        return (torch.rand(count, generator=generator) < self.share,)
+
+    def __call__(self, images: Tensor, chosen: Tensor) -> Tensor:
+        return torch.where(chosen[:, None, None, None], _grey(images).expand_as(images), images)
+
+
+_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))  # of RGB; rows Y, I, Q
+
+
 def _grey(images: Tensor) -> Tensor:
     """(B, 1, H, W); images of other than three channels count as grey already."""
     if images.shape[1] != 3:
@@ -160,6 +237,9 @@ _NAMES: dict[str, tuple[type, type | None]] = {
     "cutout": (Cutout, int),
     "rotate": (Rotate, float),
     "jitter": (Jitter, float),
+    "resized_crop": (ResizedCrop, float),
+    "colour": (Colour, float),
+    "grey": (Grey, float),
 }
 
 

@@ -9,7 +9,7 @@ from robustrun.errors import ConfigError
 from robustrun.models.normalize import image_shape, normalization
 from robustrun.numbers import Positive, PositiveInt
 from robustrun.registry import models
-from robustrun.roles import ClassificationSpec, LinearClassifier
+from robustrun.roles import ClassificationSpec, Encoder, LinearClassifier
 from robustrun.saved import load
 
 
@@ -57,7 +57,8 @@ class LinearFourier(_Linear):
 
 @models.register("linear_on_encoder")
 class LinearOnEncoder(_Linear):
-    """Linear in the inputs of the last linear layer of a finished network, which stays as it is.
+    """Linear in a finished network's features, which stay as they are: an encoder's own, else the inputs of the last
+    linear layer.
 
     A certificate against changed labels holds only if the network has not seen these labels.
 
@@ -67,12 +68,16 @@ class LinearOnEncoder(_Linear):
 
     def __init__(self, spec: ClassificationSpec, *, encoder: str):
         network = load(encoder)
+        self._seen: list[Tensor] = []
+        if isinstance(network, Encoder):
+            super().__init__(spec, network.dimension)
+            self.network = network.requires_grad_(False)
+            return
         heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
         if not heads:
             raise ConfigError(f"the model in {encoder} has no linear layer whose inputs could be features")
         super().__init__(spec, heads[-1].in_features)
         self.network = network.requires_grad_(False)
-        self._seen: list[Tensor] = []
         heads[-1].register_forward_pre_hook(lambda _, arguments: self._seen.append(arguments[0]))
 
     def train(self, mode: bool = True) -> "LinearOnEncoder":
@@ -81,6 +86,8 @@ class LinearOnEncoder(_Linear):
         return self
 
     def features(self, inputs: Tensor) -> Tensor:
+        if isinstance(self.network, Encoder):
+            return self.network.features(inputs).double()
         self._seen.clear()
         self.network(inputs)
         return self._seen.pop().flatten(1).double()

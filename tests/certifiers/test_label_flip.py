@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustrun.certifiers.label_flip import LabelFlip, LabelFlipAttack, LabelFlipSampling, certified, curve
+from robustrun.certifiers.label_flip import LabelFlip, LabelFlipAttack, LabelFlipSampling, certified
+from robustrun.certifiers.label_flip_figures import curve
 from robustrun.errors import ConfigError, DataError
 from robustrun.models.linear import FeatureCNN, Linear, LinearFourier
 from robustrun.roles import ClassificationSpec, Fitted
@@ -40,6 +41,10 @@ def test_breast_cancer_as_measured_elsewhere(run):
     assert medians == [12, 24, 45]
     assert len(report.examples["index"]) == 169
     assert list(report.figures["certified_accuracy"].series) == ["KL, q = 0.1", "NP, q = 0.1", "exact, unsmoothed"]
+    margin = report.figures["required_margin"].series
+    assert list(margin) == ["KL, q = 0.1", "NP, q = 0.1"]
+    assert margin["NP, q = 0.1"][1][0] == pytest.approx(0.1 / 1.8)
+    assert (margin["NP, q = 0.1"][1] > margin["KL, q = 0.1"][1]).all()
 
 
 def test_the_model_answers_what_is_certified(run):

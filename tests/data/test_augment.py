@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustrun.data.augment import Cutout, Flip, Jitter, PadCrop, Rotate, augmentations
+from robustrun.data.augment import Colour, Cutout, Flip, Grey, Jitter, PadCrop, ResizedCrop, Rotate, augmentations
 from robustrun.data.vision import import_torchvision
 from robustrun.errors import ConfigError
 
@@ -102,9 +102,43 @@ def test_jitter_is_torchvisions(images):
     assert factors.max() < 1.4
 
 
+def test_resized_crop_of_everything_is_the_image_and_of_a_quarter_is_one():
+    square = torch.rand(5, 3, 8, 8)
+    middle = torch.full((5, 4), 0.5)
+    assert torch.allclose(ResizedCrop(1.0)(square, middle), square, atol=1e-5)
+    corner = torch.tensor([[0.0, 0.5, 0.0, 0.0]]).expand(5, -1)  # the least area, square, top left
+    doubled = torch.nn.functional.interpolate(square[..., :4, :4], size=8, mode="bilinear", align_corners=False)
+    inside = (ResizedCrop(0.25)(square, corner) - doubled)[..., 1:-1, 1:-1]
+    assert inside[..., :-1, :-1].abs().max() < 1e-5
+
+
+def test_colour_turns_hues_and_leaves_grey_alone(images):
+    factors, angle, _ = drawn(Colour(), images)
+    still, everyone = torch.ones_like(factors), torch.ones(64, dtype=torch.bool)
+    grey = images.mean(1, keepdim=True).expand_as(images)
+    assert torch.allclose(Colour()(grey, still, angle, everyone), grey, atol=1e-3)
+    assert torch.allclose(Colour()(images, still, 0 * angle, everyone), images, atol=1e-5)
+    turned = Colour()(images / 2 + 0.25, still, angle, everyone)
+    assert (turned - images / 2 - 0.25).abs().max() > 0.05
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    assert torch.allclose((turned * luma).sum(1), ((images / 2 + 0.25) * luma).sum(1), atol=5e-3)
+    assert torch.equal(Colour()(images, factors, angle, ~everyone), images)
+    assert 0 < drawn(Colour(0.5), images)[2].float().mean() < 1
+
+
+def test_grey_has_equal_channels(images):
+    (chosen,) = drawn(Grey(0.5), images)
+    out = Grey(0.5)(images, chosen)
+    spread = (out.amax(1) - out.amin(1)).amax((1, 2))
+    assert torch.equal(spread == 0, chosen)
+    assert torch.equal(out[~chosen], images[~chosen])
+
+
 def test_the_input_is_left_alone(images):
     before = images.clone()
-    for augmentation in augmentations(["pad_crop", "flip", "cutout:4", "rotate", "jitter"]):
+    for augmentation in augmentations(
+        ["pad_crop", "flip", "cutout:4", "rotate", "jitter", "resized_crop", "colour", "grey"]
+    ):
         augmentation(images, *drawn(augmentation, images))
         assert torch.equal(images, before)
 
@@ -125,6 +159,8 @@ def test_names():
         ("pad_crop:4:4", "no place for '4'"),
         ("pad_crop:4.5", "4.5"),
         ("flip:2", "no place for '2'"),
+        ("resized_crop:0", r"scale in \(0, 1\]"),
+        ("grey:2", r"probability in \(0, 1\]"),
         ("cutout:", "invalid literal"),
         ("cutout:-3", "at least 1"),
         ("cutout:big", "no place for 'big'"),

@@ -79,6 +79,16 @@ def kl_radius_multiclass(log_rivals: Tensor, q: float, n: int) -> Tensor:
     return _whole_below(nats, flip_divergence(q, log_rivals.shape[1] + 1), n)
 
 
+def kl_thresholds(q: float, largest: int, *, classes: int = 2) -> Tensor:
+    """log of the largest P(any other class) at which r = 1, ..., `largest` flips are certified by `kl_radius`.
+
+    The solution B of -1/2 log(4 B (1 - B)) = r `flip_divergence`, decreasing in r.
+    """
+    nats = torch.arange(1, largest + 1, dtype=torch.float64) * flip_divergence(q, classes)
+    # (1 - s) / 2 = (1 - s^2) / (2 (1 + s)), with 1 - s^2 = e^(-2 nats)
+    return -2 * nats - torch.log(2 * (1 + (-torch.expm1(-2 * nats)).sqrt()))
+
+
 def np_thresholds(q: float, largest: int, *, classes: int = 2, smallest_log_bound: float = -math.inf) -> Tensor:
     """log Bmax(r) for r = 1, 2, ..., decreasing: r flips are certified iff log P(any other class) < log Bmax(r).
 

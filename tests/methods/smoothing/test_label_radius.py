@@ -12,6 +12,7 @@ from robustrun.methods.smoothing import (
     clopper_pearson_upper,
     flip_divergence,
     kl_radius,
+    kl_thresholds,
     np_radius,
     np_thresholds,
 )
@@ -30,6 +31,23 @@ def test_thresholds(q, classes):
     assert (thresholds.diff() < 0).all()
     for r, expected in TABLE[q, classes].items():
         assert thresholds[r - 1].item() == pytest.approx(expected, abs=1e-5 if classes == 2 else 5e-4)
+
+
+KL_TABLE = {
+    0.1: {1: -4.89434, 2: -8.41719, 5: -18.96409, 10: -36.54189},
+    0.3: {1: -1.90257, 5: -4.76694, 10: -8.16439, 50: -35.27821},
+}
+
+
+@pytest.mark.parametrize("q", KL_TABLE)
+def test_kl_thresholds_are_where_its_radius_steps(q):
+    thresholds = kl_thresholds(q, 100)
+    for r, expected in KL_TABLE[q].items():
+        assert thresholds[r - 1].item() == pytest.approx(expected, abs=1e-5)
+    flips = torch.arange(1, 101)
+    assert torch.equal(kl_radius(thresholds - 1e-9, q, 1000), flips)
+    assert torch.equal(kl_radius(thresholds + 1e-9, q, 1000), flips - 1)
+    assert (np_thresholds(q, 100) > thresholds).all()  # the tighter bound asks for less
 
 
 @pytest.mark.parametrize("q", [0.05, 0.1, 0.3, 0.49])
