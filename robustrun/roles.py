@@ -22,6 +22,7 @@ from robustrun.specs import DynamicsSpec as DynamicsSpec
 from robustrun.specs import MDPSpec as MDPSpec
 from robustrun.specs import PendulumSpec as PendulumSpec
 from robustrun.specs import RegressionSpec as RegressionSpec
+from robustrun.specs import SegmentationSpec as SegmentationSpec
 from robustrun.specs import TaskSpec as TaskSpec
 from robustrun.specs import VideoSpec as VideoSpec
 
@@ -91,6 +92,18 @@ class ClassificationTask(ExampleTask):
 
 class BinaryTask(ClassificationTask):
     """Two classes: label 1 is the positive one, the one that precision and recall speak of."""
+
+
+class SegmentationTask(ExampleTask):
+    """Images (B, C, H, W) to one of `spec.classes` labels for every pixel: targets (B, H, W) int64.
+
+    A model returns logits (B, classes, H, W), of the size of its inputs. Training batches are crops, which may be
+    smaller than `spec.input_shape`; the images of other splits come whole.
+    """
+
+    spec: SegmentationSpec
+    class_names: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] = ()  # of the cross-entropy; empty for ones
 
 
 class RegressionTask(ExampleTask):

@@ -41,6 +41,21 @@ class ClassificationSpec(TaskSpec):
 
 
 @dataclass(frozen=True)
+class SegmentationSpec(TaskSpec):
+    """Images of `input_shape` (C, H, W) in [0, 1]; the model returns one of `classes` for every pixel, as logits.
+
+    Images of any other size divisible by 32, crops above all, must be taken too. Pixels labelled `ignore_index` count
+    nowhere. `mean` and `std` (per channel; empty for none) are the normalisation a model applies itself.
+    """
+
+    classes: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    ignore_index: int = 255
+    box: tuple[float, float] | None = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class RegressionSpec(TaskSpec):
     """The model maps (B, *input_shape) to (B, outputs), both in natural units."""
 
