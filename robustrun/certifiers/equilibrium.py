@@ -101,8 +101,7 @@ class Equilibrium(Certifier):
         layer = exact.layer
         bias = layer.bias(exact.embed(batch.inputs.double()))
         settings = replace(layer.settings, method="peaceman_rachford", tol=self.certificate_tol, per_example=True)
-        resolvent = layer.operator.factorize(settings.alpha)
-        z = solve(layer.operator, bias, layer.activation, settings, resolvent=resolvent).z
+        z = solve(layer.operator, bias, layer.activation, settings, resolvent=layer.resolvent()).z
         z, error = refine(layer.operator, z, bias, layer.activation, proof.margin)
         logits = exact.readout(exact.pool(z[-1]))
         radius = certified_radius(logits, exact.readout.weight, exact.pool_norm * error, self._reach(exact, proof))
@@ -134,7 +133,7 @@ class Equilibrium(Certifier):
         chosen = range(min(self.study.examples, task.size(split)))
         batch = next(iter(task.loader(split, len(chosen), run, indices=chosen).epoch(0)))
         with torch.no_grad():
-            (bias,) = model.layer.bias(model.embed(batch.inputs))
+            bias = model.layer.bias(model.embed(batch.inputs))
         return compare(model.layer, bias, self.study, run)
 
     def _curve(self, columns: dict[str, np.ndarray]) -> Figure:

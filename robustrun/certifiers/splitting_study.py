@@ -5,10 +5,9 @@ import math
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
-from robustrun.methods.equilibrium import Activation, MonotoneLayer, Splitting, residual, solve
-from robustrun.methods.equilibrium.splitting import Method
+from robustrun.methods.equilibrium import MonotoneLayer, Splitting, residual, solve
+from robustrun.methods.equilibrium.splitting import Method, State
 from robustrun.numbers import NonNegativeInt, Positive, PositiveInt
 from robustrun.roles import Figure
 from robustrun.runtime import Run
@@ -27,24 +26,21 @@ class Study(BaseModel):
     tol: Positive = 1e-5
 
 
-def residuals(layer: MonotoneLayer, bias: Tensor, method: Method, alpha: float, study: Study) -> np.ndarray:
+def residuals(layer: MonotoneLayer, bias: State, method: Method, alpha: float, study: Study) -> np.ndarray:
     """The batch's mean of |z - sigma(W z + b)| / |z| after each iteration; shorter where it got below `tol`."""
     recorded: list[float] = []
+    operator, activation = layer.operator.fixed(), layer.activation
 
-    def prox(v: Tensor, step: float) -> Tensor:
-        z = layer.activation.prox(v, step)
-        recorded.append(float(residual(layer.operator, (z,), (bias,), layer.activation).mean()))
-        return z
+    def watch(z: State) -> bool:
+        recorded.append(float(residual(operator, z, bias, activation).mean()))
+        return recorded[-1] <= study.tol
 
-    # A change is about alpha times the residual where steps are small: this tolerance ends well below the study's.
-    tol = 0.1 * min(alpha, 1.0) * study.tol
-    settings = Splitting(method=method, alpha=alpha, tol=tol, max_iter=study.iterations)
-    solve(layer.operator, (bias,), Activation(prox, layer.activation.slope), settings)
-    below = np.flatnonzero(np.array(recorded) <= study.tol)
-    return np.array(recorded[: below[0] + 1] if len(below) else recorded)
+    settings = Splitting(method=method, alpha=alpha, tol=0.0, max_iter=study.iterations)
+    solve(layer.operator, bias, activation, settings, watch=watch)
+    return np.array(recorded)
 
 
-def compare(layer: MonotoneLayer, bias: Tensor, study: Study, run: Run) -> tuple[dict[str, float], dict[str, Figure]]:
+def compare(layer: MonotoneLayer, bias: State, study: Study, run: Run) -> tuple[dict[str, float], dict[str, Figure]]:
     """Metrics and figures of the comparison on one batch of biases U x."""
     metrics: dict[str, float] = {}
     shown: dict[str, Figure] = {}

@@ -7,7 +7,7 @@ import torch
 from robustrun.certifiers.equilibrium import Equilibrium, Proof
 from robustrun.certifiers.splitting_study import Study
 from robustrun.methods.equilibrium import MonotoneLayer, certified_radius, refine, relu, solve
-from robustrun.models.equilibrium import MonotoneConv, MonotoneFC, Solver, UnconstrainedFC
+from robustrun.models.equilibrium import MonotoneConv, MonotoneFC, MonotoneMultiTier, Solver, UnconstrainedFC
 from robustrun.roles import Batch, ClassificationSpec, ClassificationTask, Fitted
 
 STUDY = Study(examples=10, alphas=(1.0, 0.5), iterations=100)
@@ -83,6 +83,14 @@ def test_what_a_sound_network_reports(run):
     assert (np.diff(curve) <= 0).all()
 
 
+def test_several_resolutions_are_proved_and_studied_like_one(run):
+    metrics = certify(MonotoneMultiTier(SPEC, channels=(2, 3)), run, study=STUDY).metrics
+    assert metrics["converged"] == 1.0
+    assert metrics["margin"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["peaceman_rachford_converged"] == 1.0
+    assert 0 < metrics["contraction"] < 1
+
+
 def test_a_solver_that_is_stopped_too_early_did_not_converge(run):
     report = certify(fully_connected(solver=Solver(tol=1e-9, max_iter=3)), run)
     assert report.metrics["converged"] == 0.0
@@ -100,7 +108,14 @@ def test_forward_backward_fails_on_long_steps(run):
     assert not np.isfinite(report.figures["iterations"].series["Forward-Backward"][1]).any()
 
 
-@pytest.mark.parametrize("build", [lambda: MonotoneConv(SPEC, channels=2), fully_connected], ids=["conv", "fc"])
+NETWORKS = {
+    "fc": fully_connected,
+    "conv": lambda: MonotoneConv(SPEC, channels=2),
+    "multi": lambda: MonotoneMultiTier(SPEC, channels=(2, 3)),
+}
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 def test_no_perturbation_within_a_radius_changes_the_prediction(build, run):
     torch.manual_seed(1)
     model = build()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustrun.models.equilibrium import MonotoneConv, MonotoneFC, Solver, UnconstrainedFC
+from robustrun.models.equilibrium import MonotoneConv, MonotoneFC, MonotoneMultiTier, Solver, UnconstrainedFC
 from robustrun.roles import ClassificationSpec
 
 MNIST = ClassificationSpec(input_shape=(1, 28, 28), classes=10)
@@ -16,6 +16,7 @@ TIGHT = Solver(tol=1e-7)
 MAKERS = {
     "fc": lambda: MonotoneFC(SMALL, features=5, solver=TIGHT),
     "conv": lambda: MonotoneConv(SMALL, channels=3, solver=TIGHT),
+    "multi": lambda: MonotoneMultiTier(SMALL, channels=(2, 3), solver=TIGHT),
     "free": lambda: UnconstrainedFC(SMALL, features=5, solver=TIGHT),
 }
 
@@ -35,6 +36,9 @@ def make(name: str) -> nn.Module:
         (lambda: MonotoneConv(MNIST), 84_460),
         (lambda: MonotoneConv(CIFAR, channels=81), 172_218),
         (lambda: MonotoneConv(CIFAR, channels=200), 853_612),
+        (lambda: MonotoneMultiTier(MNIST), 81_394),
+        (lambda: MonotoneMultiTier(CIFAR, channels=(16, 32, 60)), 170_194),
+        (lambda: MonotoneMultiTier(CIFAR, channels=(64, 128, 128)), 1_014_546),
     ],
 )
 def test_parameter_counts_are_the_papers(build, count):
@@ -62,7 +66,7 @@ def test_gradients_are_those_of_finite_differences(name):
         torch.testing.assert_close(parameter.grad.view(-1)[index], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["fc", "conv"])
+@pytest.mark.parametrize("name", ["fc", "conv", "multi"])
 def test_a_tuned_step_length_is_kept_with_the_weights(name):
     model, other = make(name), make(name)
     model.layer.settings = Solver(tol=1e-2, alpha=4.0).build()
@@ -80,13 +84,13 @@ def test_the_bound_on_the_injection_is_its_norm(name):
     with torch.no_grad():
         matrix = torch.func.jacrev(lambda x: model.layer.bias(model.embed(x))[0].flatten())(base).flatten(1)
     norm = float(torch.linalg.matrix_norm(matrix, 2))
-    slack = 1.2 if name == "conv" else 1 + 1e-6  # a border of zeros costs a circular bound something
+    slack = 1.2 if name in ("conv", "multi") else 1 + 1e-6  # a border of zeros costs a circular bound something
     assert norm <= model.injection_norm() <= slack * norm
 
 
 def test_the_norm_of_pooling():
     model = make("conv").double()
-    matrix = torch.func.jacrev(model.pool)(torch.zeros(1, 3, 8, 8, dtype=torch.float64)).flatten(3).flatten(0, 2)
+    matrix = torch.autograd.functional.jacobian(model.pool, torch.zeros(1, 3, 8, 8, dtype=torch.float64)).flatten(2)[0]
     assert float(torch.linalg.matrix_norm(matrix, 2)) == pytest.approx(model.pool_norm)
 
 
@@ -106,5 +110,11 @@ def test_half_precision_leaves_the_solver_alone(name):
 
 
 def test_images_must_be_square():
-    with pytest.raises(ValueError, match="square"):
-        MonotoneConv(ClassificationSpec(input_shape=(1, 8, 6), classes=2))
+    for build in (MonotoneConv, MonotoneMultiTier):
+        with pytest.raises(ValueError, match="square"):
+            build(ClassificationSpec(input_shape=(1, 8, 6), classes=2))
+
+
+def test_the_side_must_halve_from_tier_to_tier():
+    with pytest.raises(ValueError, match="odd"):
+        MonotoneMultiTier(ClassificationSpec(input_shape=(1, 6, 6), classes=2), channels=(2, 2, 2))

@@ -3,6 +3,7 @@
 from robustrun.methods.equilibrium.activations import (
     ACTIVATIONS,
     Activation,
+    Activations,
     leaky_relu,
     masked,
     relu,
@@ -21,12 +22,15 @@ from robustrun.methods.equilibrium.deep import (
 )
 from robustrun.methods.equilibrium.dense import DenseMonotone, FreeMatrix, parameters_of
 from robustrun.methods.equilibrium.fixed_point import FixedPoint, FixedPointSolver
-from robustrun.methods.equilibrium.implicit import MonotoneConv2d, MonotoneLayer, MonotoneLinear, tune_alpha
+from robustrun.methods.equilibrium.implicit import MonotoneLayer, tune_alpha
+from robustrun.methods.equilibrium.layers import MonotoneConv2d, MonotoneLinear, MonotoneMultiTier2d
+from robustrun.methods.equilibrium.multitier import MultiTierMonotone
 from robustrun.methods.equilibrium.splitting import Solution, Splitting, residual, solve, solve_adjoint
 
 __all__ = [
     "ACTIVATIONS",
     "Activation",
+    "Activations",
     "CircularMonotone",
     "DeepEquilibrium",
     "DenseMonotone",
@@ -38,6 +42,8 @@ __all__ = [
     "MonotoneConv2d",
     "MonotoneLayer",
     "MonotoneLinear",
+    "MonotoneMultiTier2d",
+    "MultiTierMonotone",
     "Solution",
     "Splitting",
     "border_mask",

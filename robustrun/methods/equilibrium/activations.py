@@ -14,14 +14,30 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Activation:
-    """`prox(v, alpha)` = argmin_z 1/2 (z - v)^2 + alpha f(z); `slope(z)` = J where the activation's output is z."""
+    """`prox(v, alpha)` = argmin_z 1/2 (z - v)^2 + alpha f(z); `slope(z)` = J where the activation's output is z.
+
+    `part(first, last)`, if it is not the same everywhere, is the activation of these rows of an image.
+    """
 
     prox: Callable[[Tensor, float], Tensor]
     slope: Callable[[Tensor], Tensor]
+    part: Callable[[int, int], "Activation"] | None = None
 
     def __call__(self, v: Tensor) -> Tensor:
         """The activation itself, prox_f."""
         return self.prox(v, 1.0)
+
+    def rows(self, first: int, last: int) -> "Activation":
+        """The activation of a slice of an image's rows."""
+        return self if self.part is None else self.part(first, last)
+
+
+Activations = tuple[Activation, ...]
+"""One a tier."""
+
+
+def each_tier(activation: Activation | Activations, tiers: int) -> Activations:
+    return activation if isinstance(activation, tuple) else (activation,) * tiers
 
 
 def backward_prox(v: Tensor, slope: Tensor, alpha: float) -> Tensor:
@@ -54,8 +70,12 @@ def leaky_relu(a: float) -> Activation:
 
 
 def masked(activation: Activation, mask: Tensor) -> Activation:
-    """The activation where `mask` (broadcastable) is 1, and zero where it is 0: a projection, so still a prox."""
-    return Activation(lambda v, alpha: activation.prox(v, alpha) * mask, lambda z: activation.slope(z) * mask)
+    """The activation where `mask` (rows, columns) is 1, and zero where it is 0: a projection, so still a prox."""
+    return Activation(
+        lambda v, alpha: activation.prox(v, alpha).mul_(mask),
+        lambda z: activation.slope(z).mul_(mask),
+        lambda first, last: masked(activation.rows(first, last), mask[first:last]),
+    )
 
 
 def _newton(sigma: Callable[[Tensor], Tensor], derivative: Callable[[Tensor], Tensor]):

@@ -7,12 +7,12 @@ and l2 radii within which a prediction cannot change. Source: Pabbaraju, Winston
 import torch
 from torch import Tensor
 
-from robustrun.methods.equilibrium.activations import Activation
+from robustrun.methods.equilibrium.activations import Activation, Activations, each_tier
 from robustrun.methods.equilibrium.splitting import LinearOperator, State
 
 
 def refine(
-    operator: LinearOperator, z: State, bias: State, activation: Activation, margin: float
+    operator: LinearOperator, z: State, bias: State, activation: Activation | Activations, margin: float
 ) -> tuple[State, Tensor]:
     """f = sigma(W z + b) for an approximate equilibrium z, and a proved bound (B,) on |f - z*|.
 
@@ -21,9 +21,9 @@ def refine(
     Args:
         margin: m > 0, a lower bound on the monotonicity of I - W.
     """
-    moved = operator.apply(z)
-    f = tuple(activation(w + b) for w, b in zip(moved, bias, strict=True))
-    gap = operator.apply(tuple(a - b for a, b in zip(z, f, strict=True)))
+    linear, tiers = operator.fixed(), each_tier(activation, len(z))
+    f = tuple(tier(w + b) for tier, w, b in zip(tiers, linear(z), bias, strict=True))
+    gap = linear(tuple(a - b for a, b in zip(z, f, strict=True)))
     squares = torch.stack([tier.flatten(1).square().sum(1) for tier in gap]).sum(0)
     return f, squares.sqrt() / margin
 

@@ -8,53 +8,66 @@ Real inputs need only half of the frequencies. Source: Winston and Kolter (arXiv
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustrun.methods.equilibrium.grid import Torus, images, pixels, planar, transfer
 from robustrun.methods.equilibrium.splitting import State
+from robustrun.methods.equilibrium.workspace import Workspace
 
 
-def kernel_spectrum(kernel: Tensor, side: int) -> Tensor:
-    """The transform of a circular cross-correlation (out, in, k, k): (side, side // 2 + 1, out, in) complex."""
-    size = kernel.shape[-1]
-    padded = kernel.new_zeros(*kernel.shape[:2], side, side)
-    padded[..., :size, :size] = kernel.flip(-1, -2)
-    centred = padded.roll((-(size // 2), -(size // 2)), (-2, -1))
-    return torch.fft.rfft2(centred).permute(2, 3, 0, 1)
+def monotone_kernel(a: Tensor, b: Tensor, margin: float, g: Tensor, h: Tensor) -> Tensor:
+    """The kernel (c, c, 2k - 1, 2k - 1) of (1 - m) I - g A^T A + h (B - B^T), for kernels a, b (c, c, k, k).
+
+    A negative g would lose monotonicity without a word: it is held at zero.
+    """
+    reach = a.shape[-1] - 1
+    gram = F.conv2d(a.transpose(0, 1), a.transpose(0, 1), padding=reach).transpose(0, 1)
+    skew = F.pad(b, [reach // 2] * 4)
+    skew = skew - skew.transpose(0, 1).flip(-1, -2)
+    kernel = h * skew - g.clamp_min(0) * gram
+    centre = torch.zeros_like(kernel)
+    centre[:, :, reach, reach] = (1 - margin) * torch.eye(len(a), dtype=a.dtype, device=a.device)
+    return kernel + centre
 
 
-def to_spectrum(z: Tensor) -> Tensor:
-    """(B, c, s, s) -> (s, s // 2 + 1, c, B), ready for one matrix product a frequency."""
-    return torch.fft.rfft2(z).permute(2, 3, 1, 0)
+def uniform_kernel(out: int, into: int, kernel: int) -> nn.Parameter:
+    """A convolution's default initialisation."""
+    bound = 1 / math.sqrt(into * kernel * kernel)
+    return nn.Parameter(torch.empty(out, into, kernel, kernel).uniform_(-bound, bound))
 
 
-def from_spectrum(spectrum: Tensor, side: int) -> Tensor:
-    """The inverse of `to_spectrum`."""
-    return torch.fft.irfft2(spectrum.permute(3, 2, 0, 1), s=(side, side))
+def check(margin: float, kernel: int, side: int) -> None:
+    """Raises: ValueError: the margin is not positive, or the kernel is even or larger than the image."""
+    if not margin > 0:
+        raise ValueError(f"the margin must be positive, not {margin}")
+    if kernel % 2 == 0 or kernel > side:
+        raise ValueError(f"the kernel must be odd and fit into {side} pixels, not {kernel}")
 
 
-def frequency_weights(side: int, like: Tensor) -> Tensor:
-    """How often each frequency of the half spectrum counts in a sum over all of them: (1, side // 2 + 1)."""
-    weights = torch.full((1, side // 2 + 1), 2.0, dtype=like.real.dtype, device=like.device)
-    weights[:, 0] = 1
-    if side % 2 == 0:
-        weights[:, -1] = 1
-    return weights
+class CircularMap:
+    """A circular convolution for many applications: one real (2c, 2c) matrix a frequency."""
+
+    def __init__(self, spectrum: Tensor, side: int, scratch: Workspace):
+        self.blocks, self._scratch = planar(spectrum), scratch
+        self._torus = Torus(side, self.blocks)
+
+    def __call__(self, u: State, transpose: bool = False, out: State | None = None) -> State:
+        x = pixels(u[0])
+        spectrum = self._torus.analysis(x, self._scratch)
+        moved = self._scratch.take("moved", spectrum.shape, x)
+        torch.bmm(self.blocks.mT if transpose else self.blocks, spectrum, out=moved)
+        return (images(self._torus.synthesis(moved, self._scratch, None if out is None else pixels(out[0]))),)
 
 
 class CircularResolvent:
-    """(I + alpha (I - W))^{-1}, one c x c Cayley matrix a frequency."""
+    """(I + alpha (I - W))^{-1} as its Cayley matrices 2V - I, complex (f, c, c)."""
 
-    def __init__(self, spectrum: Tensor, side: int, alpha: float):
-        self.alpha, self.side = alpha, side
+    def __init__(self, spectrum: Tensor, side: int, alpha: float, scratch: Workspace):
+        self.alpha = alpha
         identity = torch.eye(spectrum.shape[-1], dtype=spectrum.dtype, device=spectrum.device)
         self.spectrum = 2 * torch.linalg.inv((1 + alpha) * identity - alpha * spectrum) - identity
-        self._adjoint: Tensor | None = None
-
-    def cayley(self, u: State, transpose: bool = False) -> State:
-        if transpose and self._adjoint is None:
-            self._adjoint = self.spectrum.mH.contiguous()
-        matrix = self._adjoint if transpose else self.spectrum
-        return (from_spectrum(matrix @ to_spectrum(u[0]), self.side),)
+        self.cayley = CircularMap(self.spectrum, side, scratch)
 
     def contraction(self) -> Tensor:
         """|C|_2, the largest over frequencies."""
@@ -76,40 +89,41 @@ class CircularMonotone(nn.Module):
 
     def __init__(self, channels: int, side: int, kernel: int = 3, margin: float = 1.0):
         super().__init__()
-        if not margin > 0:
-            raise ValueError(f"the margin must be positive, not {margin}")
-        if kernel % 2 == 0 or kernel > side:
-            raise ValueError(f"the kernel must be odd and fit into {side} pixels, not {kernel}")
+        check(margin, kernel, side)
         self.m, self.side = margin, side
-        bound = 1 / math.sqrt(channels * kernel * kernel)
-        self.A = nn.Parameter(torch.empty(channels, channels, kernel, kernel).uniform_(-bound, bound))
-        self.B = nn.Parameter(torch.empty(channels, channels, kernel, kernel).uniform_(-bound, bound))
+        self.A = uniform_kernel(channels, channels, kernel)
+        self.B = uniform_kernel(channels, channels, kernel)
         self.g = nn.Parameter(torch.ones(()))
         self.h = nn.Parameter(torch.ones(()))
+        self._scratch = Workspace()
+
+    def kernel(self) -> Tensor:
+        """W's own kernel, differentiable in the parameters."""
+        return monotone_kernel(self.A / self.A.norm(), self.B / self.B.norm(), self.m, self.g, self.h)
 
     def spectrum(self) -> Tensor:
-        """W, a c x c matrix a frequency of the half spectrum, differentiable in the parameters."""
-        a = kernel_spectrum(self.A / self.A.norm(), self.side)
-        b = kernel_spectrum(self.B / self.B.norm(), self.side)
-        identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-        # A negative g would lose monotonicity without a word: it is held at zero.
-        return (1 - self.m) * identity - self.g.clamp_min(0) * (a.mH @ a) + self.h * (b - b.mH)
+        """W, a complex c x c matrix a frequency of the half spectrum, (f, c, c)."""
+        kernel = self.kernel()
+        return transfer(kernel, Torus(self.side, kernel).points(), self.side)
 
     def apply(self, z: State, transpose: bool = False) -> State:
-        spectrum = self.spectrum()
-        return (from_spectrum((spectrum.mH if transpose else spectrum) @ to_spectrum(z[0]), self.side),)
+        return self.fixed()(z, transpose)
+
+    @torch.no_grad()
+    def fixed(self) -> CircularMap:
+        return CircularMap(self.spectrum(), self.side, self._scratch)
 
     @torch.no_grad()
     def factorize(self, alpha: float) -> CircularResolvent:
-        return CircularResolvent(self.spectrum(), self.side, alpha)
+        return CircularResolvent(self.spectrum(), self.side, alpha, self._scratch)
 
     def inner(self, y: State, z: State) -> Tensor:
         """<y, W z>, differentiable in the parameters (Parseval: one product over the batch a frequency)."""
+        kernel = self.kernel()
         with torch.no_grad():
-            outer = to_spectrum(y[0]) @ to_spectrum(z[0]).mH
-            outer = outer * (frequency_weights(self.side, outer) / self.side**2)[..., None, None]
-        spectrum = self.spectrum()
-        return (spectrum.real * outer.real).sum() + (spectrum.imag * outer.imag).sum()
+            torus = Torus(self.side, kernel)
+            correlation = torus.correlation(pixels(y[0]), pixels(z[0]), kernel.shape[-1], self._scratch)
+        return (kernel * correlation).sum()
 
     @torch.no_grad()
     def monotonicity(self) -> Tensor:

@@ -12,20 +12,27 @@ from torch import Tensor, nn
 from robustrun.methods.equilibrium.splitting import State
 
 
+class DenseMap:
+    """A matrix (n, n) that acts on vectors (B, n)."""
+
+    def __init__(self, matrix: Tensor):
+        self.matrix = matrix
+
+    def __call__(self, u: State, transpose: bool = False, out: State | None = None) -> State:
+        return (u[0] @ (self.matrix if transpose else self.matrix.T),)
+
+
 class DenseResolvent:
     """(I + alpha (I - W))^{-1} of a dense W, as its Cayley matrix C = 2V - I (n, n)."""
 
     def __init__(self, matrix: Tensor, alpha: float):
         self.alpha = alpha
         identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-        self.matrix = 2 * torch.linalg.inv((1 + alpha) * identity - alpha * matrix) - identity
-
-    def cayley(self, u: State, transpose: bool = False) -> State:
-        return (u[0] @ (self.matrix if transpose else self.matrix.T),)
+        self.cayley = DenseMap(2 * torch.linalg.inv((1 + alpha) * identity - alpha * matrix) - identity)
 
     def contraction(self) -> Tensor:
         """|C|_2 < 1: by this factor Peaceman-Rachford gets closer in every iteration."""
-        return torch.linalg.matrix_norm(self.matrix, 2)
+        return torch.linalg.matrix_norm(self.cayley.matrix, 2)
 
 
 class DenseMonotone(nn.Module):
@@ -54,8 +61,11 @@ class DenseMonotone(nn.Module):
         return (1 - self.m) * identity - self.A.T @ self.A + self.B - self.B.T
 
     def apply(self, z: State, transpose: bool = False) -> State:
-        matrix = self.matrix()
-        return (z[0] @ (matrix if transpose else matrix.T),)
+        return DenseMap(self.matrix())(z, transpose)
+
+    @torch.no_grad()
+    def fixed(self) -> DenseMap:
+        return DenseMap(self.matrix())
 
     @torch.no_grad()
     def factorize(self, alpha: float) -> DenseResolvent:

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from robustrun.methods.equilibrium.activations import Activation, masked, relu
-from robustrun.methods.equilibrium.circular import CircularMonotone, border_mask
-from robustrun.methods.equilibrium.dense import DenseMonotone
+from robustrun.methods.equilibrium.activations import Activation, Activations, each_tier, relu
 from robustrun.methods.equilibrium.splitting import Resolvent, Solution, Splitting, State, solve, solve_adjoint
 
 
@@ -41,7 +39,8 @@ class _Equilibrium(torch.autograd.Function):
     def backward(ctx, *gradient: Tensor) -> tuple:
         # A saved output comes back with this node as its history: differentiating through it would come here again.
         layer, z = ctx.layer, tuple(tier.detach() for tier in ctx.saved_tensors)
-        slope = tuple(layer.activation.slope(tier).expand_as(tier) for tier in z)
+        tiers = each_tier(layer.activation, len(z))
+        slope = tuple(activation.slope(tier) for activation, tier in zip(tiers, z, strict=True))
         solution = solve_adjoint(layer.operator, gradient, slope, layer.settings, resolvent=ctx.resolvent)
         layer.statistics.backward = solution
         weights = [p for p in layer.operator.parameters() if p.requires_grad]
@@ -66,7 +65,7 @@ class MonotoneLayer(nn.Module):
     Args:
         injection: U, from the input to the bias: a tensor, or a tuple of one a tier.
         operator: W (`DenseMonotone`, `CircularMonotone`, ...).
-        activation: a proximal operator (`activations`).
+        activation: a proximal operator (`activations`), of all tiers or one a tier.
         settings: how to solve. Forward and backward pass use the same.
 
     Raises (in the forward pass):
@@ -77,7 +76,7 @@ class MonotoneLayer(nn.Module):
         self,
         injection: nn.Module,
         operator: nn.Module,
-        activation: Activation = relu,
+        activation: Activation | Activations = relu,
         settings: Splitting = Splitting(),  # noqa: B008
     ):
         super().__init__()
@@ -126,51 +125,6 @@ def _same(kept: list, weights: list) -> bool:
         a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
         for a, b in zip(kept[1:], weights[1:], strict=True)
     )
-
-
-class MonotoneLinear(MonotoneLayer):
-    """A fully connected monotone equilibrium layer, (B, in_features) -> (B, features)."""
-
-    def __init__(
-        self,
-        in_features: int,
-        features: int,
-        *,
-        margin: float = 1.0,
-        activation: Activation = relu,
-        settings: Splitting = Splitting(),  # noqa: B008
-    ):
-        super().__init__(nn.Linear(in_features, features), DenseMonotone(features, margin), activation, settings)
-
-
-class MonotoneConv2d(MonotoneLayer):
-    """A convolutional monotone equilibrium layer, (B, in_channels, side, side) -> (B, channels, side + 2, side + 2).
-
-    The input gets a border of one pixel, on which z is held at zero, so that the circular W does not wrap around.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        side: int,
-        *,
-        margin: float = 1.0,
-        activation: Activation = relu,
-        settings: Splitting = Splitting(),  # noqa: B008
-    ):
-        inject = nn.Conv2d(in_channels, channels, 3, padding=2)  # one pixel of border, one of the kernel
-        super().__init__(inject, CircularMonotone(channels, side + 2, 3, margin), activation, settings)
-        self._plain = activation
-        self.register_buffer("mask", border_mask(side + 2), persistent=False)
-
-    @property
-    def activation(self) -> Activation:
-        return masked(self._plain, self.mask)
-
-    @activation.setter
-    def activation(self, activation: Activation) -> None:
-        self._plain = activation
 
 
 @torch.no_grad()

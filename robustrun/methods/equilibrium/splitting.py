@@ -5,14 +5,16 @@ of W; forward-backward needs one of W; Picard is the plain iteration, which may 
 problem of the same kind that reuses the factorisation. Source: Winston and Kolter (arXiv 2006.08591), section 3.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from robustrun.methods.equilibrium.activations import Activation, backward_prox
+from robustrun.methods.equilibrium.activations import Activation, Activations, backward_prox, each_tier, relu
+from robustrun.methods.equilibrium.grid import batch_last
 
 State = tuple[Tensor, ...]
 """One tensor (B, ...) a tier."""
@@ -20,14 +22,19 @@ State = tuple[Tensor, ...]
 Method = Literal["peaceman_rachford", "forward_backward", "picard"]
 
 
+class LinearMap(Protocol):
+    """A linear map of states for many applications."""
+
+    def __call__(self, u: State, transpose: bool = False, out: State | None = None) -> State:
+        """The map or its transpose at u; written into `out`, which may be u itself, where the map can do so."""
+        ...
+
+
 class Resolvent(Protocol):
-    """(I + alpha (I - W))^{-1} =: V for one alpha, factorised."""
+    """(I + alpha (I - W))^{-1} =: V for one alpha, factorised; `cayley` is 2V - I."""
 
     alpha: float
-
-    def cayley(self, u: State, transpose: bool = False) -> State:
-        """(2V - I) u, or its transpose."""
-        ...
+    cayley: LinearMap
 
 
 class LinearOperator(Protocol):
@@ -35,6 +42,10 @@ class LinearOperator(Protocol):
 
     def apply(self, z: State, transpose: bool = False) -> State:
         """W z, or W^T z."""
+        ...
+
+    def fixed(self) -> LinearMap:
+        """W for the present weights, without gradients."""
         ...
 
     def factorize(self, alpha: float) -> Resolvent:
@@ -71,58 +82,62 @@ class Solution:
         iterations: how many, (B,) int64 (all equal unless `per_example`).
         change: the last relative change, (B,), summed over tiers.
         converged: (B,) bool; never where the iterate is not finite.
-        trace: the batch's relative change after each iteration, if it was asked for.
     """
 
     z: State
     iterations: Tensor
     change: Tensor
     converged: Tensor
-    trace: list[float] = field(default_factory=list)
+
+
+Watch = Callable[[State], bool]
+"""Sees each iterate (its buffers are used again: copy what is kept); true ends the iteration."""
 
 
 def solve(
     operator: LinearOperator,
     bias: State,
-    activation: Activation,
+    activation: Activation | Activations,
     settings: Splitting,
     *,
     resolvent: Resolvent | None = None,
     start: State | None = None,
-    trace: bool = False,
+    watch: Watch | None = None,
 ) -> Solution:
     """The equilibrium z = sigma(W z + b), without gradients.
 
     Args:
         bias: b, a tensor (B, ...) a tier.
+        activation: of all tiers, or one a tier.
         resolvent: of `operator` at `settings.alpha`, if it is at hand.
         start: an initial guess; zero otherwise.
-        trace: record the change after each iteration (waits for the device each time).
+        watch: sees each iterate; of the examples still at work, where they stop on their own.
     """
-    alpha = settings.alpha
+    alpha, tiers = settings.alpha, each_tier(activation, len(bias))
     with torch.no_grad():
-        z = _zeros(bias) if start is None else start
+        bias = _map(batch_last, bias)
+        z = _map(torch.empty_like, bias) if start is None else _map(lambda z: batch_last(z).clone(), start)
         if settings.method == "peaceman_rachford":
             resolvent = resolvent or operator.factorize(alpha)
             # c0 = 2 alpha V b = alpha (C b + b)
-            constant = _map(lambda c, b: alpha * (c + b), resolvent.cayley(bias), bias)
+            constant = _map(lambda c, b: c.add_(b).mul_(alpha), resolvent.cayley(bias), bias)
 
-            def reflect(z: State, u: State | None, c0: State) -> tuple[State, State]:
-                first = u is None  # z = u = 0
-                u = c0 if first else _map(torch.add, resolvent.cayley(_map(lambda z, u: 2 * z - u, z, u)), c0)
-                return _map(lambda v: activation.prox(v, alpha), u), u
+            def reflect(tier: Activation, moved: Tensor, z: Tensor, c0: Tensor) -> tuple[Tensor, Tensor]:
+                u = moved + c0
+                z = tier.prox(u, alpha)
+                return z, torch.sub(z, u).add_(z)
 
-            u = None if start is None else _dual(operator, start, bias, alpha)
-            return _iterate(reflect, z, u, constant, settings, trace)
+            if start is not None:  # the reflection of the u that is the fixed point where z is the solution
+                z0 = operator.apply(z)
+                start = _map(lambda z, w, b: z + alpha * (z - w - b), z, z0, bias)
+            return _iterate(resolvent.cayley, reflect, tiers, z, start, (constant,), settings, watch)
         length = alpha if settings.method == "forward_backward" else 1.0
 
-        def forward(z: State, u: State | None, bias: State) -> tuple[State, None]:
-            def one(z: Tensor, w: Tensor, b: Tensor) -> Tensor:
-                return activation.prox((1 - length) * z + length * (w + b), length)
+        def forward(tier: Activation, moved: Tensor, z: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            z = tier.prox(moved.add(b).mul_(length).add_(z, alpha=1 - length), length)
+            return z, z
 
-            return _map(one, z, operator.apply(z), bias), None
-
-        return _iterate(forward, z, None, bias, settings, trace)
+        return _iterate(operator.fixed(), forward, tiers, z, start, (bias,), settings, watch)
 
 
 def solve_adjoint(
@@ -140,122 +155,196 @@ def solve_adjoint(
         slope: J, the activation's derivative at the equilibrium, a tensor a tier.
     """
     alpha = settings.alpha
-    pairs = tuple(torch.stack((g, j), 1) for g, j in zip(gradient, slope, strict=True))
     with torch.no_grad():
+        data = _map(batch_last, gradient), _map(batch_last, slope)
+        y = _map(torch.empty_like, data[0])
+        plain = each_tier(relu, len(y))  # the proximal step is that of the slope
         if settings.method == "peaceman_rachford":
-            resolvent = resolvent or operator.factorize(alpha)
+            cayley = (resolvent or operator.factorize(alpha)).cayley
 
-            def reflect(y: State, u: State | None, aux: State) -> tuple[State, State]:
-                if u is None:  # y = u = 0
-                    u = _map(torch.zeros_like, y)
-                else:
-                    u = resolvent.cayley(_map(lambda y, u: 2 * y - u, y, u), transpose=True)
-                return _map(lambda u, a: backward_prox(u + alpha * a[:, 0], a[:, 1], alpha), u, aux), u
+            def reflect(_: Activation, u: Tensor, y: Tensor, g: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+                y = backward_prox(torch.add(u, g, alpha=alpha), j, alpha)
+                return y, torch.sub(y, u).add_(y)
 
-            return _iterate(reflect, _zeros(gradient), None, pairs, settings, False)
+            return _iterate(_transposed(cayley), reflect, plain, y, None, data, settings, None)
         length = alpha if settings.method == "forward_backward" else 1.0
 
-        def forward(y: State, u: State | None, aux: State) -> tuple[State, None]:
-            moved = operator.apply(y, transpose=True)
+        def forward(_: Activation, moved: Tensor, y: Tensor, g: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+            y = backward_prox(moved.add(g).mul_(length).add_(y, alpha=1 - length), j, length)
+            return y, y
 
-            def one(y: Tensor, w: Tensor, a: Tensor) -> Tensor:
-                return backward_prox((1 - length) * y + length * (w + a[:, 0]), a[:, 1], length)
-
-            return _map(one, y, moved, aux), None
-
-        return _iterate(forward, _zeros(gradient), None, pairs, settings, False)
+        return _iterate(_transposed(operator.fixed()), forward, plain, y, None, data, settings, None)
 
 
-def residual(operator: LinearOperator, z: State, bias: State, activation: Activation) -> Tensor:
-    """|z - sigma(W z + b)| / |z| an example, (B,), summed over tiers: how far z is from an equilibrium."""
-    following = _map(lambda w, b: activation(w + b), operator.apply(z), bias)
-    return _change(z, following)
+def residual(
+    operator: LinearOperator | LinearMap, z: State, bias: State, activation: Activation | Activations
+) -> Tensor:
+    """|z - sigma(W z + b)| / |z| an example, (B,), summed over tiers: how far z is from an equilibrium.
+
+    Args:
+        operator: W, or the map that its `fixed` gave.
+    """
+    moved = operator.apply(z) if hasattr(operator, "apply") else operator(z)
+    following = _map(lambda tier, w, b: tier(w + b), each_tier(activation, len(z)), moved, bias)
+
+    def one(a: Tensor, b: Tensor) -> Tensor:
+        return _squares(a - b).sqrt() / (1e-6 + _squares(b).sqrt())
+
+    return torch.stack(_map(one, z, following)).sum(0)
 
 
-Step = Callable[[State, State | None, State], tuple[State, State | None]]
-"""(z, u, data) -> (next z, next u); `data` are the problem's own tensors, cut to the examples still at work."""
+def _transposed(linear: LinearMap) -> LinearMap:
+    return lambda u, transpose=False, out=None: linear(u, not transpose, out)
 
 
-def _dual(operator: LinearOperator, z: State, bias: State, alpha: float) -> State:
-    """u = z - alpha ((I - W) z - b): at the solution this is the fixed point of the reflected iteration."""
-    return _map(lambda z, w, b: z - alpha * (z - w - b), z, operator.apply(z), bias)
+Local = Callable[..., tuple[Tensor, Tensor]]
+"""(activation, moved, z, *data) -> (next z, what the linear map takes next), elementwise."""
 
 
-def _iterate(step: Step, z: State, u: State | None, data: State, settings: Splitting, trace: bool) -> Solution:
-    run = _iterate_examples if settings.per_example else _iterate_batch
-    return run(step, z, u, data, settings, trace)
+def _iterate(
+    linear: LinearMap,
+    local: Local,
+    tiers: Activations,
+    z: State,
+    start: State | None,
+    data: tuple[State, ...],
+    settings: Splitting,
+    watch: Watch | None,
+) -> Solution:
+    """Apply `linear`, then `local`, until the iterates settle.
 
-
-def _iterate_batch(step: Step, z: State, u: State | None, data: State, settings: Splitting, trace: bool) -> Solution:
-    """One norm over the whole batch decides."""
-    recorded: list[float] = []
-    value = torch.inf
-    for iteration in range(1, settings.max_iter + 1):  # noqa: B007 - its last value is reported
-        following, u = step(z, u, data)
-        moved = sum(_norm(a - b) / (1e-6 + _norm(a)) for a, b in zip(following, z, strict=True))
-        z, value = following, float(moved)  # the only wait for the device in an iteration
-        if trace:
-            recorded.append(value)
-        if not value > settings.tol:  # NaN ends it as well
-            break
-    batch, device = len(z[0]), z[0].device
-    return Solution(
-        z,
-        torch.full((batch,), iteration, device=device),
-        torch.full((batch,), value, dtype=z[0].dtype, device=device),
-        torch.full((batch,), value <= settings.tol, device=device),
-        recorded,
-    )
-
-
-def _iterate_examples(step: Step, z: State, u: State | None, data: State, settings: Splitting, trace: bool) -> Solution:
-    """Each example stops on its own; finished ones leave the batch, so they cost nothing more."""
-    batch, device = len(z[0]), z[0].device
-    final = _map(torch.clone, z)
-    iterations = torch.zeros(batch, dtype=torch.int64, device=device)
-    change = torch.full((batch,), torch.inf, dtype=z[0].dtype, device=device)
-    rows = torch.arange(batch, device=device)
-    recorded: list[float] = []
+    Args:
+        z: the first iterate, whose buffers are used; only buffers, if `start` is None and it is zero.
+        start: what `linear` takes first; None if that is zero.
+    """
+    # What is zero is a number first, and memory once it has been written.
+    moved, before = (_map(_zero, z), _map(_zero, z)) if start is None else (linear(start), z)
+    parts = [_parts(*tier) for tier in zip(tiers, z, strict=True)]
+    stop = (_Apart if settings.per_example else _Together)(z, settings)
     for iteration in range(1, settings.max_iter + 1):
-        following, u = step(z, u, data)
-        moved = _change(following, z)
-        z, iterations[rows], change[rows] = following, iteration, moved
-        if trace:
-            recorded.append(float(moved.max()))
-        stays = (~(moved <= settings.tol)).nonzero()[:, 0]
-        if len(stays) == len(rows):
-            continue
-        for tier, value in zip(final, z, strict=True):
-            tier[rows] = value
-        rows, z, u, data = rows[stays], _pick(z, stays), _pick(u, stays), _pick(data, stays)
-        if not len(rows):
+        into = _map(torch.empty_like, z) if start is None and iteration == 1 else moved
+        squares = [_step(local, *tier) for tier in zip(parts, z, into, before, moved, *data, strict=True)]
+        seen = watch is not None and watch(z)
+        if stop.after(iteration, squares, z) or seen or iteration == settings.max_iter:
             break
-    for tier, value in zip(final, z, strict=True):
-        tier[rows] = value
-    return Solution(final, iterations, change, change <= settings.tol, recorded)
+        if (stays := stop.shrink()) is not None:
+            z, into, *data = (_pick(state, stays) for state in (z, into, *data))
+        before, moved = z, linear(into, out=into)
+    return stop.solution(z)
 
 
-def _pick(state: State | None, index: Tensor) -> State | None:
-    return None if state is None else tuple(tensor[index] for tensor in state)
+Parts = list[tuple[tuple[slice, ...], Activation]]
+
+
+def _parts(activation: Activation, z: Tensor) -> Parts:
+    """Slices of a tier that fit a processor's cache, so that all elementwise operations cost one pass over memory."""
+    rows = z.shape[2] if z.ndim == 4 and z.device.type == "cpu" else 1
+    count = min(rows, math.ceil(z.numel() * z.element_size() / 2**20))
+    if count <= 1:
+        return [((), activation)]
+    size = math.ceil(rows / count)
+    spans = [(low, min(low + size, rows)) for low in range(0, rows, size)]
+    return [((slice(None), slice(None), slice(*span)), activation.rows(*span)) for span in spans]
+
+
+def _step(
+    local: Local, parts: Parts, z: Tensor, into: Tensor, before: Tensor, moved: Tensor, *data: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One iteration of a tier, written into `z` and `into`; the squares of its change and of itself, (B,)."""
+    changes, sizes = [], []
+    for part, activation in parts:
+        after, following = local(activation, *(tensor[part] for tensor in (moved, before, *data)))
+        changes.append(_squares(after - before[part]))
+        sizes.append(_squares(after))
+        z[part] = after
+        into[part] = following
+    return sum(changes), sum(sizes)
+
+
+def _zero(tensor: Tensor) -> Tensor:
+    return tensor.new_zeros(()).expand(tensor.shape)
+
+
+Squares = list[tuple[Tensor, Tensor]]
+
+
+def _relative(squares: Squares) -> Tensor:
+    return torch.stack([change.sqrt() / (1e-6 + size.sqrt()) for change, size in squares]).sum(0)
+
+
+class _Together:
+    """One norm over the whole batch decides."""
+
+    def __init__(self, z: State, settings: Splitting):
+        self.tol = settings.tol
+
+    def after(self, iteration: int, squares: Squares, z: State) -> bool:
+        self.iterations = iteration
+        # The only wait for the device in an iteration.
+        self.change = float(_relative([(change.sum(), size.sum()) for change, size in squares]))
+        return not self.change > self.tol  # NaN ends it as well
+
+    def shrink(self) -> None:
+        return None
+
+    def solution(self, z: State) -> Solution:
+        (batch, device), settled = (len(z[0]), z[0].device), self.change <= self.tol
+        return Solution(
+            z,
+            torch.full((batch,), self.iterations, device=device),
+            torch.full((batch,), self.change, dtype=z[0].dtype, device=device),
+            torch.full((batch,), settled, device=device),
+        )
+
+
+class _Apart:
+    """Each example stops on its own; finished ones leave the batch once they are a quarter of it."""
+
+    def __init__(self, z: State, settings: Splitting):
+        batch, device, self.tol = len(z[0]), z[0].device, settings.tol
+        self.final = _map(torch.empty_like, z)
+        self.iterations = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.change = torch.full((batch,), torch.inf, dtype=z[0].dtype, device=device)
+        self.rows = torch.arange(batch, device=device)
+        self.works = torch.ones(batch, dtype=torch.bool, device=device)  # of `rows`
+
+    def after(self, iteration: int, squares: Squares, z: State) -> bool:
+        relative = _relative(squares)
+        rows = self.rows[self.works]
+        self.iterations[rows], self.change[rows] = iteration, relative[self.works]
+        settled = self.works & (relative <= self.tol)
+        if settled.any():
+            self._write(settled, z)
+            self.works &= ~settled
+        return not self.works.any()
+
+    def shrink(self) -> Tensor | None:
+        """The rows that go on, where it pays to leave the others behind."""
+        stays = self.works.nonzero()[:, 0]
+        if len(stays) > 0.75 * len(self.rows):
+            return None
+        self.rows, self.works = self.rows[stays], self.works[stays]
+        return stays
+
+    def solution(self, z: State) -> Solution:
+        if self.works.any():
+            self._write(self.works, z)
+        return Solution(self.final, self.iterations, self.change, self.change <= self.tol)
+
+    def _write(self, which: Tensor, z: State) -> None:
+        index = which.nonzero()[:, 0]
+        for tier, value in zip(self.final, z, strict=True):
+            tier.index_copy_(0, self.rows[index], value.index_select(0, index))
+
+
+def _pick(state: State, index: Tensor) -> State:
+    return tuple(batch_last(tensor.index_select(0, index)) for tensor in state)
 
 
 def _map(function: Callable[..., Tensor], *states: State) -> State:
     return tuple(function(*tensors) for tensors in zip(*states, strict=True))
 
 
-def _zeros(state: State) -> State:
-    return _map(torch.zeros_like, state)
-
-
-def _norm(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor)
-
-
-def _change(following: State, z: State) -> Tensor:
-    """Relative change an example, (B,), summed over tiers."""
-
-    def one(a: Tensor, b: Tensor) -> Tensor:
-        a, b = a.flatten(1), b.flatten(1)
-        return torch.linalg.vector_norm(a - b, dim=1) / (1e-6 + torch.linalg.vector_norm(a, dim=1))
-
-    return torch.stack(_map(one, following, z)).sum(0)
+def _squares(tensor: Tensor) -> Tensor:
+    """The sum of squares an example, (B,)."""
+    return tensor.square().sum(tuple(range(1, tensor.ndim)))

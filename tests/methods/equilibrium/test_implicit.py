@@ -25,15 +25,15 @@ from tests.methods.equilibrium.operators import TIGHT, dense, seeded
 @pytest.mark.parametrize("method", ["peaceman_rachford", "forward_backward"])
 def test_gradients_of_the_dense_layer(activation, method):
     seeded(1)
-    settings = Splitting(method, 0.3, 1e-13, 4000)
-    layer = MonotoneLinear(4, 5, activation=activation, settings=settings).double()
-    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    settings = Splitting(method, 0.3, 1e-11, 4000)
+    layer = MonotoneLinear(3, 4, activation=activation, settings=settings).double()
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     names = [name for name, _ in layer.named_parameters()]
 
     def function(x, *parameters):
         return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))
 
-    assert torch.autograd.gradcheck(function, (x, *layer.parameters()), atol=1e-6, rtol=1e-4)
+    assert torch.autograd.gradcheck(function, (x, *layer.parameters()), fast_mode=True)
 
 
 def test_gradients_of_the_convolutional_layer():
@@ -47,7 +47,7 @@ def test_gradients_of_the_convolutional_layer():
             1
         )
 
-    assert torch.autograd.gradcheck(function, (x, *layer.parameters()), atol=1e-6, rtol=1e-4)
+    assert torch.autograd.gradcheck(function, (x, *layer.parameters()), fast_mode=True)
 
 
 def test_the_printed_denominator_would_be_wrong():

@@ -21,7 +21,8 @@ from robustrun.methods.equilibrium import (
     solve_adjoint,
     tanh,
 )
-from robustrun.methods.equilibrium.circular import from_spectrum, kernel_spectrum, to_spectrum
+from robustrun.methods.equilibrium.grid import Torus, images, pixels, planar, transfer
+from robustrun.methods.equilibrium.workspace import Workspace
 from tests.methods.equilibrium.operators import TIGHT, circular, dense, materialised, seeded
 
 OPERATORS = [
@@ -128,11 +129,18 @@ def test_every_monotone_matrix_has_parameters():
 @pytest.mark.parametrize("side", [5, 6])
 def test_a_spectrum_is_a_circular_convolution(side):
     seeded()
-    kernel, z = torch.randn(4, 3, 3, 3).double(), torch.randn(2, 3, side, side).double()
+    kernel, z = torch.randn(4, 3, 3, 3).double().requires_grad_(), torch.randn(2, 3, side, side).double()
     padded = nn.functional.pad(z, (1, 1, 1, 1), mode="circular")
     expected = nn.functional.conv2d(padded, kernel)
-    found = from_spectrum(kernel_spectrum(kernel, side) @ to_spectrum(z), side)
-    assert torch.allclose(found, expected, atol=1e-12)
+    torus, scratch = Torus(side, z), Workspace()
+    spectrum = torus.analysis(pixels(z), scratch)
+    reference = torch.fft.fft2(z)[:, :, : torus.half].permute(2, 3, 1, 0).flatten(0, 1)
+    assert torch.allclose(spectrum, torch.cat((reference.real, reference.imag), 1), atol=1e-12)
+    moved = planar(transfer(kernel.detach(), torus.points(), side)) @ spectrum
+    assert torch.allclose(images(torus.synthesis(moved, scratch)), expected, atol=1e-12)
+    y = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad((expected * y).sum(), kernel)
+    assert torch.allclose(torus.correlation(pixels(y), pixels(z), 3, scratch), gradient, atol=1e-11)
 
 
 def test_with_the_border_held_at_zero_nothing_wraps_around():
