@@ -78,7 +78,7 @@ class Schedule(BaseModel):
     decay: Positive = 0.1
     knots: tuple[tuple[NonNegative, NonNegative], ...] = ()
     at: Literal["start", "end"] = "start"  # a step's time: where it begins (fast_at, CIFAR) or where it ends
-    momentum_dip: Number = 0.0  # momentum falls by so much at the peak: the cycled momentum of fast_at on CIFAR
+    momentum_dip: Number = 0.0  # momentum (Adam: its first beta) falls by so much at the peak, from the optimiser's
 
     def factor(self, time: float, epochs: float) -> float:
         """The factor at `time` epochs of `epochs`."""
@@ -106,8 +106,11 @@ class Schedule(BaseModel):
         factor = self.factor(time, epochs)
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * factor
+            momentum = recipe.momentum - self.momentum_dip * factor
             if self.momentum_dip and "momentum" in group:
-                group["momentum"] = recipe.momentum - self.momentum_dip * factor
+                group["momentum"] = momentum
+            elif self.momentum_dip:  # Adam's is its first beta
+                group["betas"] = (momentum, group["betas"][1])
         return recipe.lr * factor
 
 

@@ -95,3 +95,15 @@ def test_fused_steps_equal_plain_ones():
             model(x).square().sum().backward()
             optimizer.step()
     assert torch.allclose(models[0].weight, models[1].weight, atol=1e-6)
+
+
+def test_adams_first_beta_follows_the_cycle():
+    """The recipe of large monotone networks: 1e-3 to 1e-2 and back, the beta from 0.95 to 0.85 and back."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    recipe = Optimizer(name="adam", lr=1e-2, momentum=173 / 180)
+    schedule = Schedule(name="knots", knots=((0, 0.1), (30, 1), (60, 0.1), (65, 0.1)), momentum_dip=1 / 9)
+    optimizer = torch.optim.Adam([parameter], lr=1.0)
+    for epoch, lr, beta in ((0, 1e-3, 0.95), (15, 5.5e-3, 0.9), (30, 1e-2, 0.85), (62, 1e-3, 0.95)):
+        schedule.apply(optimizer, recipe, epoch, 65)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(lr)
+        assert optimizer.param_groups[0]["betas"] == (pytest.approx(beta), 0.999)
