@@ -23,7 +23,6 @@ from robustrun.specs import MDPSpec as MDPSpec
 from robustrun.specs import PendulumSpec as PendulumSpec
 from robustrun.specs import RegressionSpec as RegressionSpec
 from robustrun.specs import SegmentationSpec as SegmentationSpec
-from robustrun.specs import SegmentationSpec as SegmentationSpec
 from robustrun.specs import TaskSpec as TaskSpec
 from robustrun.specs import VideoSpec as VideoSpec
 
@@ -105,17 +104,6 @@ class SegmentationTask(ExampleTask):
     spec: SegmentationSpec
     class_names: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()  # of the cross-entropy; empty for ones
-
-
-class SegmentationTask(ExampleTask):
-    """Images (B, C, H, W) to a class a pixel, (B, H, W) int64, `spec.ignore` where nothing is said.
-
-    `names` are the classes', `weights` what they count in a training loss (empty: all the same).
-    """
-
-    spec: SegmentationSpec
-    names: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
 
 
 class RegressionTask(ExampleTask):

@@ -56,19 +56,6 @@ class SegmentationSpec(TaskSpec):
 
 
 @dataclass(frozen=True)
-class SegmentationSpec(TaskSpec):
-    """Images of `input_shape` (C, H, W) in [0, 1] (test images may be larger); the model returns (B, classes, H, W).
-
-    `mean` and `std` (per channel) are the normalisation a model applies itself. A label of `ignore` says nothing.
-    """
-
-    classes: int
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    ignore: int = 255
-
-
-@dataclass(frozen=True)
 class RegressionSpec(TaskSpec):
     """The model maps (B, *input_shape) to (B, outputs), both in natural units."""
 
