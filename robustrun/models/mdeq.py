@@ -10,7 +10,7 @@ from robustrun.models.mdeq_settings import GradientSettings, Solver, layer
 from robustrun.models.normalize import image_shape, normalization
 from robustrun.numbers import NonNegativeInt, PositiveInt, Probability
 from robustrun.registry import models
-from robustrun.roles import ClassificationSpec, EquilibriumNetwork
+from robustrun.roles import ClassificationSpec, EquilibriumNetwork, SegmentationSpec
 
 
 class Multiscale(EquilibriumNetwork):
@@ -18,7 +18,7 @@ class Multiscale(EquilibriumNetwork):
 
     def __init__(
         self,
-        spec: ClassificationSpec,
+        spec: ClassificationSpec | SegmentationSpec,
         channels: Sequence[int],
         expansion: int,
         groups: int,
@@ -42,7 +42,7 @@ class Multiscale(EquilibriumNetwork):
         height, width = (size >> self.halvings for size in inputs.shape[2:])
         return self.cell.split(z, height, width)
 
-    def _check(self, spec: ClassificationSpec, scales: int) -> None:
+    def _check(self, spec: ClassificationSpec | SegmentationSpec, scales: int) -> None:
         size = tuple(image_shape(spec)[1:])
         divisor = 2 ** (self.halvings + scales - 1)
         if any(side % divisor for side in size):

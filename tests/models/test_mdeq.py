@@ -10,8 +10,9 @@ from robustrun.methods.attacks import pgd
 from robustrun.methods.equilibrium import FixedPointSolver
 from robustrun.models.mdeq import MDEQ
 from robustrun.models.mdeq_cell import MultiscaleCell, NormedConv
+from robustrun.models.mdeq_segmentation import MDEQSegmentation
 from robustrun.models.mdeq_settings import Solver
-from robustrun.roles import ClassificationSpec
+from robustrun.roles import ClassificationSpec, SegmentationSpec
 
 CIFAR = ClassificationSpec(input_shape=(3, 32, 32), classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
 IMAGENET = ClassificationSpec(input_shape=(3, 224, 224), classes=1000, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -72,6 +73,42 @@ def test_sizes_are_the_papers(spec, options, count, state):
     assert state is None or start.shape == (2, state)
     assert logits.shape == (2, spec.classes)
     assert all(p.grad.shape == p.shape for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "crop", "count", "state"),
+    [
+        ({}, (512, 1024), 8_968_467, 1_966_080),
+        ({"expansion": 4}, (512, 1024), 7_400_307, 1_966_080),
+        ({"channels": (80, 160, 320, 640)}, (512, 1024), 55_955_859, 4_915_200),
+        ({"channels": (88, 176, 352, 704), "expansion": 6}, (768, 1024), 79_551_755, 8_110_080),
+    ],
+)
+def test_sizes_of_segmentation_models_are_the_papers(options, crop, count, state):
+    with torch.device("meta"):
+        spec = SegmentationSpec(input_shape=(3, 1024, 2048), classes=19, mean=(0.5,) * 3, std=(0.25,) * 3)
+        model = MDEQSegmentation(spec, unroll=1, **options)
+        inputs = torch.zeros(2, 3, *crop)
+        _, start = model.equation(inputs)
+        logits = model(inputs)
+    assert sum(p.numel() for p in model.parameters()) == count
+    assert start.shape == (2, state)
+    assert logits.shape == (2, 19, *crop)
+
+
+def test_a_classifiers_trunk_fits_a_segmentation_model():
+    torch.manual_seed(0)
+    options = {"channels": (8, 16), "groups": 4, "expansion": 2, "halvings": 1}
+    classifier = MDEQ(ClassificationSpec(input_shape=(3, 16, 16), classes=5), widths=(2, 4), features=6, **options)
+    model = MDEQSegmentation(SegmentationSpec(input_shape=(3, 16, 32), classes=4), **options)
+    own, other = model.state_dict(), classifier.state_dict()
+    trunk = {k for k in own if k.startswith(("stem.", "cell."))}
+    assert trunk == {k for k in other if k.startswith(("stem.", "cell."))}
+    assert all(own[k].shape == other[k].shape for k in trunk)
+    logits = model(torch.rand(2, 3, 16, 32))
+    assert logits.shape == (2, 4, 16, 32)
+    logits.square().mean().backward()
+    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in model.parameters())
 
 
 def test_parts_have_the_papers_sizes():
