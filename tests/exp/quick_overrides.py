@@ -60,4 +60,15 @@ QUICK = {
         "certifier.study.examples=16",
         "certifier.study.iterations=50",
     ],
+    "quick/mdeq": [
+        "task.limit=320",
+        "trainer.epochs=1",
+        "trainer.warmup.steps=5",
+        "certifier.examples=20",
+        "certifier.study.examples=8",
+        "certifier.study.steps=8",
+        "certifier.study.depths=[1,4]",
+        "certifier.study.gradient_examples=2",
+        "certifier.study.gradient_layers=[1,5]",
+    ],
 }
