@@ -1,5 +1,7 @@
 """What can be composed, read off the configuration trees without importing anything heavy."""
 
+import html
+from collections.abc import Iterable
 from pathlib import Path
 
 from robustrun.errors import ConfigError
@@ -37,14 +39,39 @@ def options(group: str, config_dir: Path | None = None) -> dict[str, str]:
     Raises:
         ConfigError: there is no such group.
     """
+    return HYDRAS.get(group, {}) | {name: describe(file) for name, file in files(group, config_dir).items()}
+
+
+def files(group: str, config_dir: Path | None = None) -> dict[str, Path]:
+    """Option -> its file.
+
+    Raises:
+        ConfigError: there is no such group.
+    """
     if group not in GROUPS:
         raise ConfigError(f"there is no group '{group}'{nearest(group, GROUPS)} (groups: {', '.join(GROUPS)})")
-    found: dict[str, str] = dict(HYDRAS.get(group, {}))
+    found: dict[str, Path] = {}
     for root in (conf_dir(), *plugin_conf_dirs(), *([config_dir] if config_dir else [])):
         for file in sorted((root / group).rglob("*.yaml")):
-            name = file.relative_to(root / group).with_suffix("").as_posix()
-            found[name] = describe(file)
+            found[file.relative_to(root / group).with_suffix("").as_posix()] = file
     return found
+
+
+def markdown(groups: Iterable[str]) -> str:
+    """A page of the groups' options, each with its file, whose comments say what the keys mean."""
+    parts = ["# What can be composed", "", "Written by `robustrun list --markdown`; a click shows an option's keys."]
+    for group in groups:
+        parts += ["", f"## {group}", "", GROUPS[group], ""]
+        held = files(group)
+        for name, description in options(group).items():
+            typed = f"+exp={name}" if group == "exp" else f"{group}={name}"
+            head = f"<code>{typed}</code> {html.escape(description)}"
+            if name in held:
+                keys = held[name].read_text().rstrip()
+                parts += [f"<details><summary>{head}</summary>", "", "```yaml", keys, "```", "", "</details>"]
+            else:
+                parts += [f"<p>{head}</p>"]
+    return "\n".join(parts)
 
 
 def describe(file: Path) -> str:

@@ -18,7 +18,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
@@ -147,6 +147,8 @@ class Composer:
     def expand(self, typed: Sequence[str]) -> list[list[str]]:
         """The cross-product of all sweeps among the overrides (`seed=0,1,2`, `range`, `choice`, `glob`).
 
+        `+exp=glob(quick/*)` or `+exp/quick=glob(*)` sweep over experiments; Hydra's own glob sees no sub-directories.
+
         Raises:
             ConfigError: a sweep that only an optimising sweeper understands.
         """
@@ -154,6 +156,8 @@ class Composer:
         for override in self.parse(typed):
             if not override.is_sweep_override():
                 axes.append([override.input_line or ""])
+            elif override.value_type is ValueType.GLOB_CHOICE_SWEEP and override.key_or_group.split("/")[0] == "exp":
+                axes.append([f"+exp={name}" for name in self._experiments(override)])
             elif override.is_discrete_sweep():
                 key = override.get_key_element()
                 axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
@@ -161,6 +165,15 @@ class Composer:
                 hint = "choose a sweeper that samples, hydra/sweeper=NAME"
                 raise ConfigError(f"'{override.input_line}' is an interval: {hint}")
         return [list(point) for point in itertools.product(*axes)]
+
+    def _experiments(self, override: Override) -> list[str]:
+        folder = override.key_or_group.removeprefix("exp").lstrip("/")
+        names = [name for name in self.options("exp") if name.startswith(folder)]
+        inside = {name.removeprefix(folder).lstrip("/"): name for name in names}
+        found = [inside[name] for name in override.value().filter(list(inside))]
+        if not found:
+            raise ConfigError(f"'{override.input_line}': no experiment is called so ('robustrun list exp' shows all)")
+        return found
 
     def options(self, group: str) -> list[str]:
         """The names that a group offers, sub-directories included ("quick/fast_at")."""

@@ -96,6 +96,14 @@ def test_a_sweep_is_a_product_and_reaches_keys_that_only_an_experiment_defines(c
     assert {j.axes["trainer"].values["epochs"] for j in jobs} == {1}
 
 
+@pytest.mark.parametrize("sweep", ["+exp=glob(quick/fast_at*)", "+exp/quick=glob(fast_at*)"])
+def test_a_sweep_over_experiments_of_a_folder(composer, sweep):
+    points = composer.expand([sweep, "seed=1"])
+    assert points == [["+exp=quick/fast_at", "seed=1"], ["+exp=quick/fast_at_alpha", "seed=1"]]
+    with pytest.raises(ConfigError, match="no experiment is called so"):
+        composer.expand(["+exp=glob(quicker/*)"])
+
+
 def test_a_job_typed_twice_runs_once(composer):
     assert len(plan(composer, composer.expand([FAST, "seed=0,0"]))) == 1
 

@@ -203,3 +203,10 @@ def test_two_processes_train_and_attack_like_one(tmp_path):
     assert results[0]["metrics"] == pytest.approx(results[1]["metrics"], abs=1e-6)
     assert results[0]["counts"] == results[1]["counts"]
     assert [result["env"]["world_size"] for result in results] == [1, 2]
+
+
+def test_the_page_of_all_options_has_every_key(cli):
+    page = cli("list", "trainer", "--markdown").stdout
+    assert "<code>trainer=pgd_cifar</code>" in page
+    assert "steps:" in page
+    assert page.count("<details>") == page.count("</details>") > 50
