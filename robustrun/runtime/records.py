@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from robustrun.errors import ConfigError
+from robustrun.errors import ConfigError, DataError
 from robustrun.runtime.distributed import Distributed
 
 
@@ -16,6 +16,9 @@ class ExampleLog:
 
     `done` are the examples already there; `append` adds a batch; `columns` reads all of it back. A line cut
     short by a kill is dropped, so a batch is there wholly or not at all, and no example is counted twice.
+
+    Raises:
+        DataError: a file of records is damaged.
     """
 
     def __init__(
@@ -86,9 +89,14 @@ class ExampleLog:
         index = np.array([i for record in records for i in record["index"]], dtype=np.int64)
         index, first = np.unique(index, return_index=True)
         result = {"index": index}
-        for name in names:
-            values = [value for record in records for value in record[name]]
-            result[name] = np.asarray(values)[first] if values else np.empty(0)
+        try:
+            for name in names:
+                values = [value for record in records for value in record[name]]
+                result[name] = np.asarray(values)[first] if values else np.empty(0)
+        except (KeyError, ValueError):
+            raise DataError(
+                f"the records in {self._directory} do not agree: delete them and run the job again"
+            ) from None
         return result
 
     def _read(self) -> list[dict[str, list]]:
@@ -96,7 +104,7 @@ class ExampleLog:
         for path in sorted(self._directory.glob(f"{self._stem}.*.jsonl")):
             with open(path, "rb") as file:
                 # Another rank may be writing its last line at this moment.
-                records += [json.loads(line) for line in file if line.endswith(b"\n")]
+                records += [_record(line, path) for line in file if line.endswith(b"\n")]
         return records
 
 
@@ -113,6 +121,16 @@ def shard_indices(indices: Sequence[int] | np.ndarray, shard: str | None) -> np.
     if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
         raise ConfigError(f"shard={shard} is not understood: write i/n with 1 <= i <= n, for example 2/8")
     return indices[Distributed(rank=int(i) - 1, world_size=int(n)).slice(len(indices))]
+
+
+def _record(line: bytes, path: Path) -> dict[str, list]:
+    try:
+        record = json.loads(line)
+        if len({len(values) for values in record.values()}) == 1 and all(type(i) is int for i in record["index"]):
+            return record
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise DataError(f"{path} is damaged: delete it, and its examples are judged again")
 
 
 def _array(value: Any) -> np.ndarray:
