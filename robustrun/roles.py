@@ -345,6 +345,13 @@ class EquilibriumNetwork(nn.Module):
         return self.readout(self.layer(*self.equation(inputs)), inputs)
 
 
+class ODEClassifier(nn.Module):
+    """A classifier behind an ordinary differential equation."""
+
+    evaluations: tuple[int, int]
+    """How often the last forward pass called the right-hand side, and how often the backward pass after it."""
+
+
 class TabularAgent(nn.Module):
     """An agent on a finite MDP: what it has learnt lies in buffers, how it learns in plain attributes.
 

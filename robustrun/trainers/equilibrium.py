@@ -1,10 +1,13 @@
-"""Training of equilibrium networks: ordinary training that keeps the solver's step length at its best."""
+"""Training of networks that solve an equation in every pass: equilibria, differential equations."""
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
 from robustrun.errors import Diverged
 from robustrun.registry import trainers
-from robustrun.roles import Batch, ClassificationTask, EquilibriumClassifier, Fitted
+from robustrun.roles import Batch, ClassificationTask, EquilibriumClassifier, Fitted, ODEClassifier
 from robustrun.runtime import Run
 from robustrun.trainers.supervised import Session, Standard
 
@@ -33,6 +36,7 @@ class Equilibrium(Standard):
         try:
             if self.tune and session.loop.position in (30, len(session.loop) // 2):
                 session.model.tune(batch.inputs)
+                self._agree(session)
             means = super().step(session, batch)
         except FloatingPointError as error:
             raise Diverged(f"step {session.loop.step}: {error}") from error
@@ -43,3 +47,35 @@ class Equilibrium(Standard):
             "converged": forward.converged.float().mean(),
             "alpha": means["loss"].new_tensor(layer.settings.alpha),
         }
+
+    @staticmethod
+    def _agree(session: Session) -> None:
+        """All processes go on with the step length of the first: each tuned it on its own part of the batch."""
+        layer = session.model.layer
+        alpha = torch.tensor(layer.settings.alpha, dtype=torch.float64, device=session.run.device)
+        layer.settings = replace(layer.settings, alpha=float(session.run.distributed.broadcast(alpha)))
+
+
+@trainers.register("neural_ode")
+class NeuralODE(Standard):
+    """Cross-entropy on clean examples; logs how often the right-hand side was evaluated, forward and backward.
+
+    Args: as of `standard`.
+
+    Raises (from `fit`):
+        Diverged: the solver's steps became too small or too many.
+    """
+
+    def __init__(self, **common):
+        super().__init__(**common)
+
+    def fit(self, task: ClassificationTask, model: ODEClassifier, run: Run) -> Fitted:
+        return super().fit(task, model, run)
+
+    def step(self, session: Session, batch: Batch) -> dict[str, Tensor]:
+        try:
+            means = super().step(session, batch)
+        except (FloatingPointError, AssertionError) as error:  # the latter from the solver in the backward pass
+            raise Diverged(f"step {session.loop.step}: {error}") from error
+        forward, backward = (means["loss"].new_tensor(float(count)) for count in session.model.evaluations)
+        return means | {"forward_evaluations": forward, "backward_evaluations": backward}

@@ -5,8 +5,9 @@ import torch
 
 from robustrun.errors import Diverged
 from robustrun.models.equilibrium import MonotoneFC, Solver
+from robustrun.models.neural_ode import NeuralODE as NeuralODEModel
 from robustrun.tasks.images import Images
-from robustrun.trainers.equilibrium import Equilibrium
+from robustrun.trainers.equilibrium import Equilibrium, NeuralODE
 from robustrun.trainers.recipe import Optimizer
 
 RECIPE = {"epochs": 5, "batch_size": 32, "optimizer": Optimizer(name="adam", lr=1e-2)}
@@ -44,3 +45,32 @@ def test_untuned_it_keeps_its_step_length(task, run):
 def test_a_solver_that_leaves_the_finite_numbers_is_named(task, run):
     with pytest.raises(Diverged, match=r"step 0: .*forward_backward"):
         train(task, run, tune=False, method="forward_backward", alpha=1e6, max_iter=2000)
+
+
+def test_all_processes_take_the_first_ones_step_length(task, run, monkeypatch):
+    """Each tunes on its own part of a batch; here the first process, by a stand-in, always says 0.25."""
+
+    def broadcast(self, tensor, source=0):
+        assert source == 0
+        return tensor.fill_(0.25)
+
+    monkeypatch.setattr(type(run.distributed), "broadcast", broadcast)
+    fitted = train(task, run, alpha=1.0)
+    assert fitted.history[-1]["alpha"] == 0.25
+    assert fitted.model.layer.settings.alpha == 0.25
+
+
+def test_a_neural_ode_learns_and_counts_its_evaluations(task, run):
+    torch.manual_seed(0)
+    model = NeuralODEModel(task.spec, filters=4, augment=1, method="rk4", steps=2)
+    fitted = NeuralODE(**RECIPE).fit(task, model, run)
+    last = fitted.history[-1]
+    assert last["train_accuracy"] > 0.5
+    assert last["forward_evaluations"] == 8
+    assert last["backward_evaluations"] >= 8
+
+
+def test_a_neural_ode_whose_solver_gives_up_has_diverged(task, run):
+    model = NeuralODEModel(task.spec, filters=4, max_steps=1, tol=1e-9)
+    with pytest.raises(Diverged, match="step 0: dopri5"):
+        NeuralODE(**RECIPE).fit(task, model, run)
