@@ -12,6 +12,7 @@ _HOME = {
     "Arrays": "arrays",
     "Augmentation": "augment",
     "Batch": "device_loader",
+    "Cityscapes": "cityscapes",
     "DeviceLoader": "device_loader",
     "ImageFolder": "image_folder",
     "ImageFolderLoader": "image_folder",

@@ -169,6 +169,19 @@ _ENTRIES = (
         by_hand="imagenet/train/<class>/*.JPEG and imagenet/val/<class>/*.JPEG",
         megabytes=150_000,
     ),
+    Dataset(
+        name="cityscapes",
+        description="photographs of streets with a class a pixel, read from disk as they are needed",
+        sizes={"train": 2_975, "test": 500},
+        shape=(),
+        classes=19,
+        licence="non-commercial use, by registration",
+        homepage="https://www.cityscapes-dataset.com",
+        layout="cityscapes",
+        by_hand="cityscapes/leftImg8bit/ and cityscapes/gtFine/, unpacked from leftImg8bit_trainvaltest.zip and "
+        "gtFine_trainvaltest.zip",
+        megabytes=12_000,
+    ),
 )
 
 DATASETS: dict[str, Dataset] = {entry.name: entry for entry in _ENTRIES}

@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ _SPLITS = {"train": ("train",), "test": ("val", "test")}
 
 
 def find_image_folder(name: str | Path, root: Path | None = None) -> Path:
-    """The folder of an image set of the catalogue, or given by its path, with train/ and val/ (or test/).
+    """The folder of an image set of the catalogue, or given by its path.
 
     Raises:
         ConfigError: no data set of that name.
@@ -85,6 +85,14 @@ class ImageFolder:
             return self._transform(image), label, index
 
 
+class Examples(Protocol):
+    """What a loader reads: (index, seed) -> an image (uint8), its label or labels, the index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int | Tensor, int]: ...
+
+
 def _split_folder(folder: Path, split: str) -> Path:
     for name in _SPLITS[split]:
         if (folder / name).is_dir():
@@ -93,7 +101,7 @@ def _split_folder(folder: Path, split: str) -> Path:
 
 
 class ImageFolderLoader:
-    """Batches of an `ImageFolder`, decoded ahead by worker processes; in use like a `DeviceLoader`.
+    """Batches of images on disk, decoded ahead by worker processes; in use like a `DeviceLoader`.
 
     Everything random about epoch `e` depends on (seed, e) and an example's place in the epoch alone, not on
     the number of workers. The workers live as long as the loader. One epoch at a time.
@@ -101,7 +109,7 @@ class ImageFolderLoader:
 
     def __init__(
         self,
-        images: ImageFolder,
+        images: Examples,
         batch_size: int,
         *,
         device: torch.device | str = "cpu",
@@ -151,7 +159,7 @@ class ImageFolderLoader:
             images = images.to(self._device, non_blocking=True)
             yield Batch(
                 images.to(torch.float32, memory_format=memory_format).div_(255),
-                labels.to(self._device, non_blocking=True),
+                labels.to(self._device, torch.int64, non_blocking=True),
                 indices.to(self._device, non_blocking=True),
             )
 

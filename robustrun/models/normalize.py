@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robustrun.roles import ClassificationSpec, RegressionSpec
+from robustrun.roles import ClassificationSpec, RegressionSpec, SegmentationSpec
 
 
 class Normalize(nn.Module):
@@ -26,7 +26,7 @@ class Normalize(nn.Module):
         return torch.addcmul(self.shift, inputs, self.scale)
 
 
-def normalization(spec: ClassificationSpec | RegressionSpec) -> nn.Module:
+def normalization(spec: ClassificationSpec | RegressionSpec | SegmentationSpec) -> nn.Module:
     """The task's normalisation as a layer; the identity if it has none.
 
     Raises:
@@ -40,7 +40,7 @@ def normalization(spec: ClassificationSpec | RegressionSpec) -> nn.Module:
     return Normalize(spec.mean, spec.std, len(spec.input_shape))
 
 
-def image_shape(spec: ClassificationSpec) -> tuple[int, int, int]:
+def image_shape(spec: ClassificationSpec | SegmentationSpec) -> tuple[int, int, int]:
     """(channels, height, width) of the task's inputs.
 
     Raises:

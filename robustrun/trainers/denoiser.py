@@ -96,7 +96,7 @@ class DenoiserTraining(_OnNoise):
         ] or [model.classifier]
         return super().fit(task, model, run)
 
-    def _start_from(self, session: Session) -> None:
+    def start_from(self, session: Session) -> None:
         fitted, _ = load_fitted(self.initial, session.run.device)
         if not isinstance(fitted.model, DenoisedClassifier):
             raise ConfigError(f"trainer.initial={self.initial} holds no denoiser, but a {type(fitted.model).__name__}")

@@ -67,12 +67,12 @@ class Schedule(BaseModel):
 
     `cyclic` is a triangle with its top at the fraction `peak`; `piecewise` multiplies by `decay` at each of the
     fractions `milestones`; `stairs` goes down in ten equal steps; `linear`, `cosine`: see robust_overfitting
-    (arXiv 2002.11569, section 3); `knots` interpolates linearly between (epoch, factor) pairs.
+    (arXiv 2002.11569, section 3); `poly` is (1 - t)^0.9; `knots` interpolates linearly between (epoch, factor) pairs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Literal["flat", "cyclic", "piecewise", "stairs", "linear", "cosine", "knots"] = "flat"
+    name: Literal["flat", "cyclic", "piecewise", "stairs", "linear", "cosine", "poly", "knots"] = "flat"
     peak: Probability = 0.5
     milestones: tuple[Probability, ...] = (0.5, 0.75)
     decay: Positive = 0.1
@@ -98,6 +98,8 @@ class Schedule(BaseModel):
                 return _interpolate(time, ((0.0, 1.0), (first, 1.0), (second, 0.1), (epochs, 0.01)))
             case "cosine":
                 return 0.5 * (1.0 + math.cos(math.pi * s))
+            case "poly":
+                return max(0.0, 1.0 - s) ** 0.9
             case "knots":
                 return _interpolate(time, self.knots)
 

@@ -128,7 +128,7 @@ class Supervised(Trainer):
         loader = task.loader("train", self.batch_size, run, train=True)
         session = Session(task, model, self.optimizer.build(model), run)
         if self.initial is not None:
-            self._start_from(session)
+            self.start_from(session)
         self.prepare(session)
         if (averaged := self.average.build(model)) is not None:
             session.state["average"] = averaged
@@ -161,7 +161,8 @@ class Supervised(Trainer):
             extra["optimizer"] = session.optimizer.state_dict()
         return Fitted(model, session.loop.states(), session.loop.history, extra)
 
-    def _start_from(self, session: Session) -> None:
+    def start_from(self, session: Session) -> None:
+        """Take over the weights, and the optimiser's state if it was kept, of the run `initial`."""
         fitted, _ = load_fitted(self.initial, session.run.device)
         session.model.load_state_dict(fitted.states["last"])
         if "optimizer" in fitted.extra:
@@ -213,9 +214,17 @@ class Supervised(Trainer):
         self.advance(session)
         with session.run.precision.autocast():
             logits = session.model(inputs)
-            loss = F.cross_entropy(logits.float(), targets)
+            loss = self.loss(session, logits.float(), targets)
         self.minimize(session, loss)
         return loss.detach(), logits.detach()
+
+    def loss(self, session: Session, logits: Tensor, targets: Tensor) -> Tensor:
+        """What is minimised."""
+        return F.cross_entropy(logits, targets)
+
+    def right(self, session: Session, logits: Tensor, targets: Tensor) -> Tensor:
+        """The fraction that is right."""
+        return accuracy(logits, targets)
 
     def minimize(self, session: Session, loss: Tensor) -> None:
         """One optimiser step on a loss and the penalty; the average follows."""
@@ -239,7 +248,7 @@ class Standard(Supervised):
 
     def step(self, session: Session, batch: Batch) -> dict[str, Tensor]:
         loss, logits = self.update(session, batch.inputs, batch.targets)
-        return {"loss": loss, "train_accuracy": accuracy(logits, batch.targets)}
+        return {"loss": loss, "train_accuracy": self.right(session, logits, batch.targets)}
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -284,7 +293,9 @@ def accuracies(model: nn.Module, batches: Iterable[Batch], attack: Monitor, run:
 
 
 class _Best:
-    """Which states an epoch improves on, judged by robust accuracy where it is measured, else by clean accuracy."""
+    """Which states an epoch improves on, judged by the first of `figures` that is measured."""
+
+    figures = ("robust_accuracy", "clean_accuracy", "miou")
 
     def __init__(self, history: list[dict[str, float]], splits: tuple[str, ...]):
         self.names = {split: "best" if i == 0 else f"best_{split}" for i, split in enumerate(splits)}
@@ -295,7 +306,8 @@ class _Best:
     def improved(self, row: dict[str, float]) -> list[str]:
         better = []
         for split, name in self.names.items():
-            value = row.get(f"{split}_robust_accuracy", row.get(f"{split}_clean_accuracy"))
+            measured = (row.get(f"{split}_{figure}") for figure in self.figures)
+            value = next((value for value in measured if value is not None), None)
             if value is not None and value > self.values[split]:
                 self.values[split] = value
                 better.append(name)

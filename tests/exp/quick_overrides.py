@@ -71,4 +71,5 @@ QUICK = {
         "certifier.study.gradient_examples=2",
         "certifier.study.gradient_layers=[1,5]",
     ],
+    "quick/mdeq_streets": ["task.train=16", "task.test=4", "trainer.warmup.steps=1", "certifier.batch_size=4"],
 }
