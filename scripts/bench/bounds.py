@@ -140,12 +140,13 @@ def training_steps(repeats: int) -> None:
         print(f"  hidden {hidden:3d}: {row}  bounds apart by {apart:.0e}")
 
 
-def trained(robust: bool, steps: int = 400) -> nn.Sequential:
+def trained(robust: bool, steps: int) -> nn.Sequential:
     """A 64-64 network on the injector, ordinary or provable."""
-    data = _injector_readings(4000, 1, 1.0)
+    data = _injector_readings(10_000, 1, 1.0)
     inputs, targets = (torch.tensor(v, dtype=torch.float32) for v in (data.inputs, data.targets[:, None]))
     net = network(64)
-    traced, optimizer = trace(net, (SENSORS,)), torch.optim.Adam(net.parameters(), lr=3e-3)
+    traced, optimizer = trace(net, (SENSORS,)), torch.optim.Adam(net.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         rows = torch.randint(len(inputs), (256,))
         x, y = inputs[rows], targets[rows]
@@ -155,15 +156,16 @@ def trained(robust: bool, steps: int = 400) -> nn.Sequential:
         optimizer.zero_grad()
         worst_relative_error(lower, upper, y).mean().backward()
         optimizer.step()
+        schedule.step()
     return net.double()
 
 
 def exact_ranges(points: int, gap: float, limit: float) -> None:
     print(f"\nexact ranges at a relative gap of {gap:g}, processor seconds for all points")
     test = torch.tensor(_injector_readings(1500, 2, 1.0).inputs)
-    for name, robust, count, scale in (("provable", True, points, 1.0), ("ordinary", False, max(2, points // 10), 1.0)):
-        net = trace(trained(robust), (SENSORS,))
-        box = Box.around(test[:count], scale * EPSILON.double())
+    for name, robust, steps, count in (("provable", True, 600, points), ("ordinary", False, 1500, max(2, points // 4))):
+        net = trace(trained(robust, steps), (SENSORS,))
+        box = Box.around(test[:count], EPSILON.double())
         results, times = {}, {}
         for method in (branch_and_bound, milp_bounds):
             each = limit * (count if method is branch_and_bound else 1)

@@ -2,26 +2,26 @@
 
 A domain is a region together with a sign for some of the unstable units. Its bound relaxes the rest: the layers'
 boxes are computed anew under the signs, the lower slopes (alpha) and the multipliers of the signs (beta) climb by
-gradient from where the parent left them. Domains of all examples and of both directions share one batch, so that
-a round costs a few matrix products whatever it is spent on; whoever is behind gets the next split.
+gradient from where the parent left them. A domain is split at the unit whose two halves, bounded once with the
+parent's multipliers, leave the best worse half, among a few whose relaxation looks loosest (De Palma et al. 2021).
+Domains of all examples and of both directions share one batch, so that a round costs a few matrix products whatever
+it is spent on; whoever is behind gets the next split.
 """
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
-from scipy import optimize
 from torch import Tensor
 
 from .activations import Lines, ReLU
 from .attack import attained_range
 from .crown import intersection_boxes, layer_boxes
 from .exact import Optimum, check_exact
+from .leaves import leaf_optima
 from .linear import back_substitute
 from .network import Network
-from .program import program
 from .regions import Bounds, Box, linear_range
 from .unsupported import Unsupported
 
@@ -61,28 +61,30 @@ def branch_and_bound(
     gap: float = 1e-6,
     time_limit: float = 60.0,
     batch: int = 1024,
-    steps: int = 5,
-    lr: float = 1.2,
-    attained: Bounds | None = None,
+    steps: int = 8,
+    lr: float = 1.8,
+    candidates: int = 4,
     generator: torch.Generator | None = None,
 ) -> Optimum:
     """The exact least and greatest output of a ReLU network of one output over each box.
 
     boxes: bounds of the pre-activations (`intersection_boxes` if None). gap: relative to the optimum (and 1e-6
     absolutely, as HiGHS has it). time_limit: seconds for all examples together; when it is over both sides found
-    so far are returned, and they hold. batch: domains split a round; steps, lr: of the ascent of each bound.
-    Use float64. Raises Unsupported for other activations than ReLU and for regions other than a box.
+    so far are returned, and they hold. batch: domains split a round; steps, lr: of the ascent of each bound;
+    candidates: units tried before a split (1: the loosest is taken untried). Use float64. Raises Unsupported for
+    other activations than ReLU and for regions other than a box.
     """
     check_exact(net, region)
     if not all(isinstance(n.op, ReLU) and not n.op.leak for n in net.activations):
         raise Unsupported("exact bounds are known for ReLU networks only")
     with torch.no_grad():
-        return _Search(net, region, boxes, gap, time_limit, batch, steps, lr, generator).run()
+        return _Search(net, region, boxes, gap, time_limit, batch, steps, lr, candidates, generator).run()
 
 
 class _Search:
-    def __init__(self, net, region, boxes, gap, time_limit, batch, steps, lr, generator):
+    def __init__(self, net, region, boxes, gap, time_limit, batch, steps, lr, candidates, generator):
         self.net, self.region, self.gap, self.batch, self.steps, self.lr = net, region, gap, batch, steps, lr
+        self.candidates = candidates
         self.deadline = time.perf_counter() + time_limit
         self.examples = region.lower.shape[0]
         self.names = net.pre_activations
@@ -116,8 +118,10 @@ class _Search:
             behind = self.best[frontier.problem] - frontier.bound
             order = torch.argsort(behind, descending=True)
             chosen, rest = frontier[order[: self.batch]], frontier[order[self.batch :]]
-            children = self._bound(self._refresh(self._split(chosen)))
-            frontier = self._close(_Domains.cat([rest, children]))
+            children = self._split(chosen)
+            if len(children) <= self.batch // 4:  # a larger round takes hardly longer: split once more
+                children = self._split(children)
+            frontier = self._close(_Domains.cat([rest, self._bound(children)]))
         proven = self.proven.scatter_reduce(0, frontier.problem, frontier.bound, "amin")
         proven = torch.minimum(proven, self.best)
         solved = torch.ones(2 * self.examples, dtype=torch.bool)
@@ -138,22 +142,58 @@ class _Search:
         empty = (d.lower > d.upper).any(1)
         undecided = ((d.lower < 0) & (d.upper > 0)).any(1)
         done = d.bound >= self._target(d.problem)
-        for i in (~empty & ~undecided & ~done).nonzero().squeeze(1).tolist():
-            d.bound[i] = max(d.bound[i], self._leaf(d[torch.tensor([i])]))
-            done[i] = True
+        leaves = (~empty & ~undecided & ~done).nonzero().squeeze(1)
+        if len(leaves):
+            d.bound[leaves] = torch.maximum(d.bound[leaves], self._leaves(d[leaves]))
+            done[leaves] = True
         closed = d[done & ~empty]
         self.proven.scatter_reduce_(0, closed.problem, closed.bound, "amin")
         return d[~done & ~empty]
 
     def _split(self, d: _Domains) -> _Domains:
-        """Two children of each domain: its best unit not negative, or not positive."""
+        """The children of each domain: its best unit not negative, or not positive; empty ones are dropped."""
+        undecided = (d.lower < 0) & (d.upper > 0)
+        whole = ~undecided.any(1)
+        if whole.any():
+            return _Domains.cat([d[whole], self._split(d[~whole])])
+        candidates = torch.where(undecided, d.score, -1.0).topk(min(self.candidates, d.score.shape[1]), dim=1).indices
+        unit, most = candidates[:, 0], torch.full_like(d.bound, -torch.inf)
+        if self.candidates > 1:
+            triangles = [v.repeat(2, 1) for v in self._triangles(d)]
+            twice = torch.arange(len(d)).repeat(2)
+            alpha, beta, sign = d.alpha[twice], d.beta[twice], d.sign[twice]
+            target = self._target(d.problem).repeat(2)
+        for candidate in candidates.unbind(1) if self.candidates > 1 else ():
+            halves = self._decide(*triangles, candidate)
+            value, _ = self._evaluate(d.problem[twice], halves, alpha, -beta * sign)
+            # what a half gains beyond its target is worth nothing
+            one, other = (torch.minimum(value, target) - d.bound[twice]).clamp(min=0).chunk(2)
+            merit = torch.minimum(one, other) + 0.1 * torch.maximum(one, other)
+            better = (merit > most) & undecided.gather(1, candidate[:, None]).squeeze(1)
+            unit, most = torch.where(better, candidate, unit), torch.where(better, merit, most)
+        children = self._halves(d, unit)
+        # the boxes of later layers depend on this sign; those of the same layer and before it do not
+        inner = (unit < sum(self.sizes[:-1])).repeat(2)
+        return _Domains.cat([children[~inner], self._refresh(children[inner])])
+
+    @staticmethod
+    def _halves(d: _Domains, unit: Tensor) -> _Domains:
+        """Every domain with its unit (n,) not negative, then every domain with it not positive."""
         n = torch.arange(len(d))
-        unit = torch.where((d.lower < 0) & (d.upper > 0), d.score, -1.0).argmax(1)
         on, off = d[n], d[n]
         on.sign[n, unit], off.sign[n, unit] = 1, -1
         on.lower[n, unit] = 0.0
         off.upper[n, unit] = 0.0
         return _Domains.cat([on, off])
+
+    @staticmethod
+    def _decide(unstable: Tensor, slope: Tensor, intercept: Tensor, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The triangles of two copies of each domain, with its unit (n,) the identity in one and zero in the other."""
+        unstable, slope, intercept = unstable.clone(), slope.clone(), intercept.clone()
+        at = torch.arange(len(unstable)), unit.repeat(2)
+        unstable[at], intercept[at] = False, 0.0
+        slope[at] = torch.tensor([1.0, 0.0], dtype=slope.dtype).repeat_interleave(len(unit))
+        return unstable, slope, intercept
 
     def _by_name(self, units: Tensor) -> dict[str, Tensor]:
         parts = units.split(self.sizes, dim=-1)
@@ -164,6 +204,8 @@ class _Search:
 
     def _refresh(self, d: _Domains) -> _Domains:
         """The layers' boxes under the signs; what comes out empty is dropped."""
+        if not len(d):
+            return d
         lower, upper = self._by_name(d.lower), self._by_name(d.upper)
         known = {name: Bounds(lower[name], upper[name]) for name in self.names}
         boxes = layer_boxes(self.net, self.region[d.problem % self.examples], known=known)
@@ -173,13 +215,34 @@ class _Search:
         )
         return d[(d.lower <= d.upper).all(1)]
 
-    def _evaluate(self, d: _Domains, alpha: Tensor, beta: Tensor, seen: dict[str, Tensor] | None = None):
-        """The bound (n,) of each domain with these multipliers, and its linear form's coefficients on the input."""
-        direction = self._direction(d.problem)
-        objective = direction.view(-1, 1, *[1] * len(self.net.output.shape))
-        lines = self._lines(d, alpha, beta)
+    @staticmethod
+    def _triangles(d: _Domains) -> tuple[Tensor, Tensor, Tensor]:
+        """Which units are undecided, and slope and intercept of every unit's upper line."""
+        l, u = d.lower, d.upper
+        unstable = (l < 0) & (u > 0)
+        slope = torch.where(unstable, u / torch.where(unstable, u - l, 1.0), (l >= 0).to(l.dtype))
+        return unstable, slope, torch.where(unstable, -slope * l, 0.0)
+
+    def _evaluate(
+        self,
+        problem: Tensor,
+        triangles: tuple[Tensor, Tensor, Tensor],
+        alpha: Tensor,
+        push: Tensor,
+        seen: dict[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The bound (n,) of each domain with lower slopes `alpha` where undecided, `push` added to the coefficients,
+        and its linear form's coefficients on the input."""
+        unstable, slope, intercept = triangles
+        named = [self._by_name(v) for v in (torch.where(unstable, alpha, slope), slope, intercept, push)]
+        lines = {
+            node.name: Lines(lower, None, upper, above, multiplier.unsqueeze(1))
+            for node in self.net.activations
+            for lower, upper, above, multiplier in [[v[node.inputs[0]] for v in named]]
+        }
+        objective = self._direction(problem).view(-1, 1, *[1] * len(self.net.output.shape))
         form = back_substitute(self.net, self.net.output.name, objective, lines, seen)
-        value, deviation = linear_range(self.region[d.problem % self.examples], form.coefficients)
+        value, deviation = linear_range(self.region[problem % self.examples], form.coefficients)
         return (value - deviation + form.lower).squeeze(1), form.coefficients.squeeze(1)
 
     def _direction(self, problem: Tensor) -> Tensor:
@@ -188,45 +251,40 @@ class _Search:
 
     def _bound(self, d: _Domains) -> _Domains:
         """Raise every domain's bound by a few steps on alpha and beta; look for better inputs along the way."""
-        if not len(d):
-            return d
-        target = self._target(d.problem)
-        best = torch.full_like(d.bound, -torch.inf)
-        kept = alpha, beta = d.alpha, d.beta
+        target, margin, triangles = self._target(d.problem), self.margin[d.problem], self._triangles(d)
+        climbing = torch.arange(len(d))
+        alpha, beta, sign, scale = d.alpha, d.beta, d.sign, None
         for step in range(self.steps + 1):
-            last = step == self.steps
+            if not len(climbing):
+                break
+            problem, last = d.problem[climbing], step == self.steps
             seen: dict[str, Tensor] = {}
             with torch.set_grad_enabled(not last):
                 alpha, beta = alpha.detach().requires_grad_(not last), beta.detach().requires_grad_(not last)
-                value, coefficients = self._evaluate(d, alpha, beta, seen)
+                value, coefficients = self._evaluate(problem, triangles, alpha, -beta * sign, seen)
                 if not last:
                     gradient = torch.autograd.grad(value.sum(), (alpha, beta), allow_unused=True)
             value, alpha, beta = value.detach(), alpha.detach(), beta.detach()
-            improved = value > best
-            best = torch.where(improved, value, best)
-            kept = tuple(torch.where(improved.unsqueeze(1), v, k) for v, k in zip((alpha, beta), kept, strict=True))
+            proven = value - margin
+            better = (proven > d.bound[climbing]) | (step == 0)
+            kept = climbing[better]
+            d.bound[kept] = torch.maximum(d.bound[kept], proven[better])
+            d.alpha[kept], d.beta[kept] = alpha[better], beta[better]
             if step == 0 or last:
-                region = self.region[d.problem % self.examples]
-                self._try(d.problem, region.minimizer(coefficients.detach()))
                 weights = self._coefficients(seen)
-                d.score = self._scores(d, weights, alpha)
-            if last or bool((best >= target).all()):
+                self._try(problem, self.region[problem % self.examples].minimizer(coefficients.detach()))
+                d.score[climbing] = self._scores(weights, triangles[2], d.lower[climbing], d.upper[climbing], alpha)
+            if last:
                 break
-            if step == 0:
-                scale = weights.abs().mean(1, keepdim=True) + weights.abs()
+            scale = weights.abs().mean(1, keepdim=True) + weights.abs() if step == 0 else scale
             alpha, beta = self._ascend(alpha, beta, gradient, target - value, scale)
-        d.bound = torch.maximum(d.bound, best - self.margin[d.problem])
-        d.alpha, d.beta = kept
+            short = value < target
+            if not short.all():
+                climbing, alpha, beta, sign, scale, target, margin = (
+                    v[short] for v in (climbing, alpha, beta, sign, scale, target, margin)
+                )
+                triangles = tuple(v[short] for v in triangles)
         return d
-
-    def _lines(self, d: _Domains, alpha: Tensor, beta: Tensor) -> dict[str, Lines]:
-        lower, upper, slope, push = (self._by_name(v) for v in (d.lower, d.upper, alpha, -beta * d.sign))
-        lines = {}
-        for node in self.net.activations:
-            name = node.inputs[0]
-            line = node.op.lines(Bounds(lower[name], upper[name]), alpha=slope[name])
-            lines[node.name] = line._replace(multiplier=push[name].unsqueeze(1))
-        return lines
 
     def _ascend(self, alpha, beta, gradient, missing, scale):
         """Polyak's step, projected on 0 <= alpha <= 1 and beta >= 0.
@@ -250,10 +308,12 @@ class _Search:
         }
         return torch.cat([by_pre[name] for name in self.names], dim=1)
 
-    def _scores(self, d: _Domains, a: Tensor, alpha: Tensor) -> Tensor:
-        """How much of the bound's looseness each unit's relaxation can be responsible for."""
-        l, u = d.lower, d.upper
-        chord = -u * l / (u - l).clamp(min=1e-12)
+    @staticmethod
+    def _scores(a: Tensor, chord: Tensor, l: Tensor, u: Tensor, alpha: Tensor) -> Tensor:
+        """How much of the bound's looseness each unit's relaxation can be responsible for.
+
+        `a` are the coefficients on the units, `chord` the gap of the upper line at zero.
+        """
         below = torch.maximum((1 - alpha) * u, -alpha * l)
         return a.clamp(max=0).abs() * chord + 0.5 * a.clamp(min=0) * torch.minimum(below, chord)
 
@@ -265,22 +325,10 @@ class _Search:
         self.best_x[problem[better]] = x[better]
         self.best = least
 
-    def _leaf(self, d: _Domains) -> float:
-        """The exact optimum of a domain whose units are all decided: a linear program in the inputs."""
-        example = d.problem % self.examples
-        region = self.region[example]
-        lower, upper, sign = self._by_name(d.lower), self._by_name(d.upper), self._by_name(d.sign)
-        boxes = {name: Bounds(lower[name], upper[name]) for name in self.names}
-        p = program(self.net, region, boxes, signs=sign)
-        direction = float(self._direction(d.problem))
-        constraints = optimize.LinearConstraint(p.split, -p.split_constant, np.inf)
-        result = optimize.milp(
-            direction * p.output[0], bounds=optimize.Bounds(p.lower, p.upper), constraints=constraints
-        )
-        if result.status == 2:  # no input has these signs
-            return float("inf")
-        if result.status != 0:
-            return float(d.bound)
-        x = region.project(torch.as_tensor(result.x, dtype=region.lower.dtype).view_as(region.lower))
-        self._try(d.problem, x)
-        return float(result.fun + direction * p.output_constant[0] - 1e-7)
+    def _leaves(self, d: _Domains) -> Tensor:
+        """The optima (n,) of domains whose units are all decided."""
+        region = self.region[d.problem % self.examples]
+        active, sign = self._by_name((d.lower >= 0).to(d.bound.dtype)), self._by_name(d.sign)
+        value, points, found = leaf_optima(self.net, region, active, sign, self._direction(d.problem))
+        self._try(d.problem[found], points[found])
+        return value

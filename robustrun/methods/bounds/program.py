@@ -36,8 +36,6 @@ class Program:
     pre_upper: np.ndarray
     output: np.ndarray
     output_constant: np.ndarray
-    split: np.ndarray
-    split_constant: np.ndarray
 
     @property
     def unstable(self) -> int:
@@ -74,13 +72,11 @@ def program(
     box: Box,
     boxes: Mapping[str, Bounds],
     until: str | None = None,
-    signs: Mapping[str, Tensor] | None = None,
 ) -> Program:
     """The program of one example; `box` and the tensors of `boxes` (pre-activations) have batch 1.
 
-    until: the node that counts as the output (the network's own if None). signs (1, *shape) by pre-activation:
-    where not 0, sign * pre-activation >= 0 is a constraint that `boxes` presume. Raises Unsupported for activations
-    other than ReLU, which no linear program describes.
+    until: the node that counts as the output (the network's own if None). Raises Unsupported for activations other
+    than ReLU, which no linear program describes.
     """
     n_inputs = box.lower[0].numel()
     nodes = net.nodes if until is None else net.nodes[: [n.name for n in net.nodes].index(until) + 1]
@@ -90,7 +86,7 @@ def program(
     columns = torch.zeros((1 + total, n_inputs), dtype=box.lower.dtype)
     columns[1 + torch.arange(n_inputs), torch.arange(n_inputs)] = 1
     forms: dict[str, Tensor] = {net.input.name: columns.view(1 + total, *net.input.shape)}
-    pre, low, high, split, used = [], [], [], [], n_inputs
+    pre, low, high, used = [], [], [], n_inputs
     for node in nodes[1:]:
         inputs = [forms[name] for name in node.inputs]
         if not node.is_activation:
@@ -102,9 +98,6 @@ def program(
         if not (isinstance(node.op, ReLU) and not node.op.leak):
             raise Unsupported("exact bounds are known for ReLU networks only")
         form, (l, u) = inputs[0].flatten(1), (b.flatten() for b in boxes[node.inputs[0]])
-        if signs is not None:
-            sign = signs[node.inputs[0]].flatten().to(form.dtype)
-            split.append((form * sign)[:, sign != 0])
         unstable = ((l < 0) & (u > 0)).nonzero().squeeze(1)
         out = form * (l >= 0)
         out[:, unstable] = 0
@@ -115,10 +108,7 @@ def program(
         used += len(unstable)
         forms[node.name] = out.view_as(inputs[0])
     output = forms[nodes[-1].name].flatten(1)[: 1 + used].T.double().numpy()
-    rows, splits = (
-        torch.cat(parts, dim=1)[: 1 + used].T.double().numpy() if parts else np.zeros((0, 1 + used))
-        for parts in (pre, split)
-    )
+    rows = torch.cat(pre, dim=1)[: 1 + used].T.double().numpy() if pre else np.zeros((0, 1 + used))
     low, high = (torch.cat(v).double().numpy() if v else np.zeros(0) for v in (low, high))
     ends = [b[0].flatten().double().numpy() for b in (box.lower, box.upper)]
     return Program(
@@ -131,6 +121,4 @@ def program(
         high,
         output[:, 1:],
         output[:, 0],
-        splits[:, 1:],
-        splits[:, 0],
     )

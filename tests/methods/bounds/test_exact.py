@@ -20,6 +20,7 @@ from robustrun.methods.bounds import (
     milp_bounds,
     trace,
 )
+from robustrun.methods.bounds.leaves import leaf_optima
 
 from .nets import Residual, brute_force, mlp
 
@@ -27,6 +28,44 @@ from .nets import Residual, brute_force, mlp
 def _box(n: int, d: int, epsilon, seed: int = 0) -> Box:
     generator = torch.Generator().manual_seed(seed)
     return Box.around(torch.randn(n, d, dtype=torch.float64, generator=generator), epsilon)
+
+
+def test_leaves_side_by_side_are_the_leaves_one_by_one():
+    net, box = mlp(3, 5, 4, 1, seed=1), _box(12, 3, 0.7, 1)
+    network = trace(net, (3,))
+    generator = torch.Generator().manual_seed(0)
+    points = box.sample(1, generator)[0]
+    values = network.values(points)
+    # the signs of a point that is there, and for some boxes signs that no point has
+    sign = {name: values[name].sign().to(torch.int8) for name in network.pre_activations}
+    for name in sign:
+        sign[name][::4] *= torch.randint(0, 2, sign[name][::4].shape, generator=generator, dtype=torch.int8) * 2 - 1
+    active = {name: (s > 0).double() for name, s in sign.items()}
+    direction = torch.ones(12, dtype=torch.float64)
+    value, x, found = leaf_optima(network, box, active, sign, direction)
+    assert found[1:4].all()
+    assert not found.all()
+    assert (value[~found] == torch.inf).all()
+    torch.testing.assert_close(network(x[found]).flatten().detach(), value[found], atol=1e-6, rtol=0)
+    there = found & (torch.arange(12) % 4 != 0)
+    assert (value[there] <= network(points[there]).flatten()).all()
+    for i in range(12):
+        its = [{name: v[i : i + 1] for name, v in part.items()} for part in (active, sign)]
+        alone, _, _ = leaf_optima(network, box[i : i + 1], *its, direction[:1])
+        torch.testing.assert_close(alone[0], value[i], atol=1e-6, rtol=0)
+
+
+def test_candidates_and_steps_change_the_work_and_not_the_answer():
+    net, box = mlp(4, 10, 10, 1, seed=2), _box(3, 4, 0.6, 2)
+    network = trace(net, (4,))
+    answers = [
+        branch_and_bound(network, box, candidates=candidates, steps=steps, batch=batch)
+        for candidates, steps, batch in ((1, 2, 8), (4, 8, 1024), (30, 3, 64))
+    ]
+    for answer in answers:
+        assert answer.solved.all()
+        torch.testing.assert_close(answer.minimum.lower, answers[0].minimum.upper, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(answer.maximum.upper, answers[0].maximum.lower, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", [milp_bounds, branch_and_bound])
