@@ -161,7 +161,7 @@ def _sweeper(composer, overrides: Sequence[str]) -> int:
 
 
 def _show(outcomes: Sequence, finished: set) -> int:
-    from robustrun.report import summary
+    from robustrun.report import overlay, summary
     from robustrun.report.results import Result
     from robustrun.report.terminal import console
 
@@ -181,6 +181,10 @@ def _show(outcomes: Sequence, finished: set) -> int:
         labels = _labels([outcome.job for outcome in outcomes])
         title = ", ".join(dict.fromkeys(outcome.job.exp for outcome in outcomes))
         screen.print(summary.comparison(list(zip(labels, results, strict=True)), title))
+        done = zip(labels, outcomes, results, strict=True)
+        drawn = overlay.write({label: outcome.job.directory for label, outcome, result in done if result is not None})
+        if drawn is not None:
+            screen.print(f"figures of all rows: {drawn}", style="dim", highlight=False, soft_wrap=True)
     elif results and results[0] is not None:
         screen.print(summary.single(results[0], outcomes[0].job.title))
     for outcome in outcomes:

@@ -53,10 +53,12 @@ def certified(run_dir: Path) -> dict[str, Figure]:
     for path in sorted((run_dir / "figures").glob("*.csv")):
         series: dict[str, list[list[float]]] = defaultdict(list)
         with open(path, newline="") as file:
-            for row in list(csv.reader(file))[1:]:
-                series[row[0]].append([float(value) for value in row[1:] if value != ""])
+            head, *rows = list(csv.reader(file)) or [["series", "x", "y"]]
+        for row in rows:
+            series[row[0]].append([float(value) for value in row[1:] if value != ""])
         curves = {label: tuple(np.array(rows).T) for label, rows in series.items() if len({len(r) for r in rows}) == 1}
-        figures[path.stem] = Figure(path.stem.replace("_", " "), series=curves)
+        xlabel, ylabel = (name if name not in ("x", "y") else "" for name in head[1:3])
+        figures[path.stem] = Figure(path.stem.replace("_", " "), xlabel, ylabel, series=curves)
     return figures
 
 

@@ -48,10 +48,10 @@ def _draw_axes(figure: Figure, axes) -> None:
 
 
 def to_csv(figure: Figure) -> str:
-    """The data behind a figure: one line a point, `series,x,y[,low,high]`."""
+    """The data behind a figure: one line a point, series, x, y[, low, high], under the names of the axes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["series", "x", "y", "low", "high"])
+    writer.writerow(["series", figure.xlabel or "x", figure.ylabel or "y", "low", "high"])
     for label, columns in figure.series.items():
         for row in zip(*(np.asarray(column).tolist() for column in columns), strict=True):
             writer.writerow([label, *row])

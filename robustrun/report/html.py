@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from robustrun.report import curves, svg
+from robustrun.report import curves, overlay, svg
 from robustrun.report.index import Found
 from robustrun.report.render import LEGEND, MARKS, number, papers
 from robustrun.report.view import RowView, TableView
@@ -30,6 +30,9 @@ def page(views: Sequence[TableView], runs: Sequence[Found], left_out: int = 0) -
     total = sum(len(view.rows) for view in views)
     tables = "".join(_table(view, anchors) for view in views)
     details = "".join(_run(run, anchors[run.path]) for run in runs)
+    together = "".join(_together(title, rows) for title, rows in overlay.comparisons(runs).items())
+    if together:
+        together = f'<section aria-labelledby="rows"><h2 id="rows">Comparisons</h2>{together}</section>'
     more = f"<p>{left_out} older runs are left out; name their directories to see them.</p>" if left_out else ""
     links = "".join(
         f'<li><a href="#{_anchor(v.name)}">{escape(v.name)}</a> <span>{v.done}/{len(v.rows)}</span></li>' for v in views
@@ -60,6 +63,7 @@ def page(views: Sequence[TableView], runs: Sequence[Found], left_out: int = 0) -
 <nav aria-label="Tables"><ul>{links}</ul></nav>
 <main>
 <section aria-labelledby="tables"><h2 id="tables">Tables</h2>{tables or "<p>None.</p>"}</section>
+{together}
 <section aria-labelledby="runs"><h2 id="runs">Runs</h2>{details or "<p>None yet.</p>"}{more}</section>
 </main>
 <script>{script}</script>
@@ -91,8 +95,22 @@ def _table(view: TableView, anchors: Mapping[Path, str]) -> str:
         f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         + (f"<ul class='notes'>{notes}</ul>" if notes else "")
         + (svg.draw(figure) if figure else "")
+        + _overlaid({row.row.label: row.runs[0].path.parent for row in view.rows if row.runs})
         + "</section>"
     )
+
+
+def _overlaid(runs: Mapping[str, Path]) -> str:
+    """The figures that the runs share, folded away."""
+    drawn = "".join(map(svg.draw, overlay.overlay(runs).values()))
+    return (
+        f"<details><summary>Curves of the rows</summary><div class='figures'>{drawn}</div></details>" if drawn else ""
+    )
+
+
+def _together(title: str, rows: Mapping[str, Path]) -> str:
+    drawn = "".join(map(svg.draw, overlay.overlay(rows).values()))
+    return f"<h3>{escape(title)}</h3><div class='figures'>{drawn}</div>" if drawn else ""
 
 
 def _row(row: RowView, view: TableView, anchors: Mapping[Path, str]) -> str:
