@@ -41,7 +41,9 @@ def residuals(layer: MonotoneLayer, bias: State, method: Method, alpha: float, s
 
 
 def compare(layer: MonotoneLayer, bias: State, study: Study, run: Run) -> tuple[dict[str, float], dict[str, Figure]]:
-    """Metrics and figures of the comparison on one batch of biases U x."""
+    """Metrics and figures of the comparison on one batch of biases U x; of no method where W has no resolvent."""
+    if not hasattr(layer.operator, "factorize"):
+        return {}, {}
     metrics: dict[str, float] = {}
     shown: dict[str, Figure] = {}
     needed: dict[str, tuple[np.ndarray, ...]] = {}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustrun.methods.equilibrium import (
     ACTIVATIONS,
     FreeMatrix,
+    FreeMultiTier2d,
     MonotoneConv2d,
     MonotoneLayer,
     MonotoneLinear,
@@ -23,6 +24,7 @@ from robustrun.numbers import Number, Positive, PositiveInt
 from robustrun.registry import models
 from robustrun.roles import ClassificationSpec, EquilibriumClassifier
 
+Method = Literal["peaceman_rachford", "forward_backward", "picard", "anderson", "broyden"]
 ActivationName = Literal["relu", "tanh", "sigmoid"]
 
 
@@ -31,7 +33,7 @@ class Solver(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["peaceman_rachford", "forward_backward", "picard"] = "peaceman_rachford"
+    method: Method = "peaceman_rachford"
     alpha: Positive = 1.0  # step length to begin with; training may tune it
     tol: Positive = 1e-2  # largest relative change of an iteration at which it stops
     max_iter: PositiveInt = 300
@@ -57,7 +59,7 @@ class _Equilibrium(EquilibriumClassifier):
             return self.readout(self.pool(self.layer(self.embed(inputs))))
 
     def tune(self, inputs: Tensor) -> None:
-        if self.layer.settings.method != "picard":  # which has no step length
+        if self.layer.settings.method in ("peaceman_rachford", "forward_backward"):  # the others have no step length
             with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
                 tune_alpha(self.layer, self.embed(inputs))
 
@@ -187,8 +189,15 @@ class MonotoneConv(_Images):
         return average_pool(z, 4).flatten(1)
 
 
+class _MultiTier(_Images):
+    """The readout takes all of the last tier."""
+
+    def pool(self, z: Tensor) -> Tensor:
+        return z.flatten(1)
+
+
 @models.register("mon_multi")
-class MonotoneMultiTier(_Images):
+class MonotoneMultiTier(_MultiTier):
     """A monotone equilibrium layer on several resolutions; a linear readout takes all of the last one.
 
     81,394 parameters on MNIST with (16, 32, 32) channels, 170,194 on CIFAR-10 with (16, 32, 60), 1,014,546 with
@@ -219,5 +228,31 @@ class MonotoneMultiTier(_Images):
         features = channels[-1] * layer.operator.sides[-1] ** 2
         super().__init__(spec, layer, features, mean, std)
 
-    def pool(self, z: Tensor) -> Tensor:
-        return z.flatten(1)
+
+@models.register("deq_multi")
+class UnconstrainedMultiTier(_MultiTier):
+    """The same with a free W, for comparison: an equilibrium need not exist, nor be found.
+
+    Args: as of `mon_multi`.
+
+    Raises:
+        ValueError: as of `mon_multi`, or the solver's method is a splitting, which needs a monotone W.
+    """
+
+    def __init__(
+        self,
+        spec: ClassificationSpec,
+        *,
+        channels: tuple[PositiveInt, ...] = (16, 32, 32),
+        activation: ActivationName = "relu",
+        solver: Solver = Solver(method="broyden"),  # noqa: B008
+        mean: Number = 0.1307,
+        std: Positive = 0.3081,
+    ):
+        if solver.method in ("peaceman_rachford", "forward_backward"):
+            raise ValueError(f"a free W is solved for by picard, anderson or broyden, not by {solver.method}")
+        given, side = self.square(spec)
+        options = {"activation": ACTIVATIONS[activation], "settings": solver.build()}
+        layer = FreeMultiTier2d(given, channels, side, **options)
+        features = channels[-1] * layer.operator.sides[-1] ** 2
+        super().__init__(spec, layer, features, mean, std)

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from robustrun.models.equilibrium import MonotoneConv, MonotoneFC, MonotoneMultiTier, Solver, UnconstrainedFC
+from robustrun.models.equilibrium import (
+    MonotoneConv,
+    MonotoneFC,
+    MonotoneMultiTier,
+    Solver,
+    UnconstrainedFC,
+    UnconstrainedMultiTier,
+)
 from robustrun.roles import ClassificationSpec
 
 MNIST = ClassificationSpec(input_shape=(1, 28, 28), classes=10)
@@ -18,6 +25,7 @@ MAKERS = {
     "conv": lambda: MonotoneConv(SMALL, channels=3, solver=TIGHT),
     "multi": lambda: MonotoneMultiTier(SMALL, channels=(2, 3), solver=TIGHT),
     "free": lambda: UnconstrainedFC(SMALL, features=5, solver=TIGHT),
+    "free multi": lambda: UnconstrainedMultiTier(SMALL, channels=(2, 3), solver=Solver(method="broyden", tol=1e-7)),
 }
 
 
@@ -49,7 +57,8 @@ def test_parameter_counts_are_the_papers(build, count):
 @pytest.mark.parametrize("name", MAKERS)
 def test_gradients_are_those_of_finite_differences(name):
     model = make(name).double()
-    model.layer.settings = Solver(tol=1e-13, max_iter=2000).build()
+    method = "anderson" if name == "free multi" else "peaceman_rachford"
+    model.layer.settings = Solver(method=method, tol=1e-13, max_iter=2000).build()
     x = torch.rand(4, 1, 6, 6, dtype=torch.float64)
     loss = model(x).square().sum()
     loss.backward()
@@ -84,7 +93,9 @@ def test_the_bound_on_the_injection_is_its_norm(name):
     with torch.no_grad():
         matrix = torch.func.jacrev(lambda x: model.layer.bias(model.embed(x))[0].flatten())(base).flatten(1)
     norm = float(torch.linalg.matrix_norm(matrix, 2))
-    slack = 1.2 if name in ("conv", "multi") else 1 + 1e-6  # a border of zeros costs a circular bound something
+    slack = (
+        1.2 if name in ("conv", "multi", "free multi") else 1 + 1e-6
+    )  # a border of zeros costs a circular bound something
     assert norm <= model.injection_norm() <= slack * norm
 
 
@@ -118,3 +129,8 @@ def test_images_must_be_square():
 def test_the_side_must_halve_from_tier_to_tier():
     with pytest.raises(ValueError, match="odd"):
         MonotoneMultiTier(ClassificationSpec(input_shape=(1, 6, 6), classes=2), channels=(2, 2, 2))
+
+
+def test_a_free_operator_is_not_split():
+    with pytest.raises(ValueError, match="not by peaceman_rachford"):
+        UnconstrainedMultiTier(SMALL, channels=(2, 3), solver=TIGHT)

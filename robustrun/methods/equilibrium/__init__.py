@@ -23,9 +23,10 @@ from robustrun.methods.equilibrium.deep import (
 from robustrun.methods.equilibrium.dense import DenseMonotone, FreeMatrix, parameters_of
 from robustrun.methods.equilibrium.fixed_point import FixedPoint, FixedPointSolver
 from robustrun.methods.equilibrium.implicit import MonotoneLayer, tune_alpha
-from robustrun.methods.equilibrium.layers import MonotoneConv2d, MonotoneLinear, MonotoneMultiTier2d
+from robustrun.methods.equilibrium.layers import FreeMultiTier2d, MonotoneConv2d, MonotoneLinear, MonotoneMultiTier2d
 from robustrun.methods.equilibrium.multitier import MultiTierMonotone
 from robustrun.methods.equilibrium.splitting import Solution, Splitting, residual, solve, solve_adjoint
+from robustrun.methods.equilibrium.unconstrained import FreeMultiTier
 
 __all__ = [
     "ACTIVATIONS",
@@ -38,6 +39,8 @@ __all__ = [
     "FixedPoint",
     "FixedPointSolver",
     "FreeMatrix",
+    "FreeMultiTier",
+    "FreeMultiTier2d",
     "Gradient",
     "MonotoneConv2d",
     "MonotoneLayer",

@@ -11,6 +11,7 @@ from robustrun.methods.equilibrium.grid import BatchLastConv2d, batch_last
 from robustrun.methods.equilibrium.implicit import MonotoneLayer
 from robustrun.methods.equilibrium.multitier import MultiTierMonotone
 from robustrun.methods.equilibrium.splitting import Splitting, State
+from robustrun.methods.equilibrium.unconstrained import FreeMultiTier
 
 
 class MonotoneLinear(MonotoneLayer):
@@ -93,6 +94,26 @@ class MonotoneMultiTier2d(_Bordered):
         settings: Splitting = Splitting(),  # noqa: B008
     ):
         operator = MultiTierMonotone(channels, side + 2, 3, margin)
+        inject = _FirstTier(in_channels, channels, operator.sides)
+        super().__init__(inject, operator, activation, settings, operator.sides)
+
+
+class FreeMultiTier2d(_Bordered):
+    """The same with a free W, for comparison: an equilibrium need not exist, nor be found.
+
+    Args: as of `MonotoneMultiTier2d`; the settings' method is none of the splittings, which need a resolvent or a step.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: Sequence[int],
+        side: int,
+        *,
+        activation: Activation = relu,
+        settings: Splitting = Splitting(method="broyden"),  # noqa: B008
+    ):
+        operator = FreeMultiTier(channels, side + 2)
         inject = _FirstTier(in_channels, channels, operator.sides)
         super().__init__(inject, operator, activation, settings, operator.sides)
 

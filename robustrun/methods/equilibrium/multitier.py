@@ -144,11 +144,7 @@ class MultiTierMonotone(nn.Module):
 
     def __init__(self, channels: Sequence[int], side: int, kernel: int = 3, margin: float = 1.0):
         super().__init__()
-        self.m, self.sides = margin, [side]
-        for _ in channels[1:]:
-            if self.sides[-1] % 2:
-                raise ValueError(f"{len(channels)} tiers need sides that halve: {self.sides} ends in an odd one")
-            self.sides.append(self.sides[-1] // 2 + 1)
+        self.m, self.sides = margin, halving(side, len(channels))
         check(margin, kernel, self.sides[-1])
         pairs = list(itertools.pairwise(channels))
         self.A = nn.ParameterList(uniform_kernel(c, c, kernel) for c in channels)
@@ -211,8 +207,8 @@ class MultiTierMonotone(nn.Module):
             total = total + (kernel * correlation).sum()
             if i < len(strided):
                 half = self.sides[i] // 2
-                above, from_z = (_circular(tier, strided[i], 2) for tier in (a, b))
-                below = _circular(y[i + 1], within[i + 1], 1)[..., :half, :half]
+                above, from_z = (circular(tier, strided[i], 2) for tier in (a, b))
+                below = circular(y[i + 1], within[i + 1])[..., :half, :half]
                 total = total - (from_z * (above + 2 * below)).sum()
         return total
 
@@ -245,6 +241,20 @@ class MultiTierMonotone(nn.Module):
         return torch.linalg.matrix_norm(norms, 2)
 
 
+def halving(side: int, tiers: int) -> list[int]:
+    """The sides of all tiers: half the one before and one more.
+
+    Raises:
+        ValueError: one that must be halved is odd.
+    """
+    sides = [side]
+    for _ in range(tiers - 1):
+        if sides[-1] % 2:
+            raise ValueError(f"{tiers} tiers need sides that halve: {sides} ends in an odd one")
+        sides.append(sides[-1] // 2 + 1)
+    return sides
+
+
 def _identity(like: Tensor, scale: float = 1.0) -> Tensor:
     return scale * torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
 
@@ -254,6 +264,6 @@ def _root(g: Tensor) -> Tensor:
     return torch.where(g > 0, g.clamp_min(1e-12).sqrt(), torch.zeros_like(g))
 
 
-def _circular(z: Tensor, kernel: Tensor, stride: int) -> Tensor:
+def circular(z: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
     """A circular convolution, every `stride`-th row and column of it."""
     return F.conv2d(F.pad(z, [kernel.shape[-1] // 2] * 4, mode="circular"), kernel, stride=stride)

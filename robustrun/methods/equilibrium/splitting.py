@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from robustrun.methods.equilibrium.activations import Activation, Activations, backward_prox, each_tier, relu
+from robustrun.methods.equilibrium.fixed_point import FixedPointSolver
 from robustrun.methods.equilibrium.grid import batch_last
+from robustrun.methods.equilibrium.rootfinding import MEMORY, find_root
 
 State = tuple[Tensor, ...]
 """One tensor (B, ...) a tier."""
 
-Method = Literal["peaceman_rachford", "forward_backward", "picard"]
+Method = Literal["peaceman_rachford", "forward_backward", "picard", "anderson", "broyden"]
 
 
 class LinearMap(Protocol):
@@ -58,7 +60,7 @@ class Splitting:
     """How an equilibrium is solved for.
 
     Attributes:
-        method: see the module.
+        method: see the module; `anderson` and `broyden` are root finders for comparison (`rootfinding`).
         alpha: step length; Peaceman-Rachford converges for every one, forward-backward below 2 m / |I - W|^2.
         tol: largest relative change of an iteration, |z' - z| / (1e-6 + |z'|), at which it stops.
         max_iter: iterations at most.
@@ -131,6 +133,9 @@ def solve(
                 z0 = operator.apply(z)
                 start = _map(lambda z, w, b: z + alpha * (z - w - b), z, z0, bias)
             return _iterate(resolvent.cayley, reflect, tiers, z, start, (constant,), settings, watch)
+        if settings.method in ("anderson", "broyden"):
+            linear, start = operator.fixed(), _map(torch.zeros_like, bias) if start is None else z
+            return _root(lambda z: _map(lambda t, w, b: t(w + b), tiers, linear(z), bias), start, settings)
         length = alpha if settings.method == "forward_backward" else 1.0
 
         def forward(tier: Activation, moved: Tensor, z: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,6 +172,10 @@ def solve_adjoint(
                 return y, torch.sub(y, u).add_(y)
 
             return _iterate(_transposed(cayley), reflect, plain, y, None, data, settings, None)
+        if settings.method in ("anderson", "broyden"):
+            linear = _transposed(operator.fixed())
+            start = _map(torch.zeros_like, y)
+            return _root(lambda y: _map(lambda w, g, j: j * (w + g), linear(y), *data), start, settings)
         length = alpha if settings.method == "forward_backward" else 1.0
 
         def forward(_: Activation, moved: Tensor, y: Tensor, g: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,6 +204,16 @@ def residual(
 
 def _transposed(linear: LinearMap) -> LinearMap:
     return lambda u, transpose=False, out=None: linear(u, not transpose, out)
+
+
+def _root(function: Callable[[State], State], start: State, settings: Splitting) -> Solution:
+    """By a root finder: its `change` is the residual, and its iterate that of the smallest one."""
+    method = settings.method
+    solver = FixedPointSolver(
+        method, settings.max_iter, settings.tol, memory=MEMORY[method], per_example=settings.per_example
+    )
+    z, found = find_root(function, start, solver)
+    return Solution(_map(batch_last, z), found.iterations, found.residual, found.converged)
 
 
 Local = Callable[..., tuple[Tensor, Tensor]]
