@@ -226,6 +226,7 @@ class LinearClassifier(nn.Module):
 class Encoder(nn.Module):
     """Features of inputs that are learnt without labels; `forward` gives what the training objective compares."""
 
+    particular = True  # no classifier: only what asks for encoders takes one
     dimension: int  # of the features
 
     def features(self, inputs: Tensor) -> Tensor:
@@ -281,6 +282,8 @@ class DenoisedClassifier(nn.Module):
 
 class QueriedClassifier(DenoisedClassifier):
     """A classifier that answers labels to queries, which cost; every query is one draw for one example."""
+
+    particular = True  # it has no logits: only what asks for queries takes one
 
     def open(self, run: Run, *, selection: int, planned: int) -> int:
         """Get ready for at most `planned` queries, the first `selection` draws of an example being of their own kind.
@@ -403,6 +406,8 @@ class Fitted(Generic[M]):
 class Trainer:
     """Fits a model: `Trainer(*, <config>).fit(task, model, run)`."""
 
+    closed_form = False  # the model may be a least-squares fit of the training set
+
     def fit(self, task: Task, model: Any, run: Run) -> Fitted:
         raise NotImplementedError
 
@@ -445,6 +450,8 @@ class Report:
 
 class Certifier:
     """Says what may be claimed of a fitted model: `Certifier(*, <config>).certify(task, fitted, run)`."""
+
+    closed_form = False  # speaks of least-squares fits alone
 
     def certify(self, task: Task, fitted: Fitted, run: Run) -> Report:
         raise NotImplementedError

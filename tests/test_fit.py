@@ -99,3 +99,23 @@ def test_what_does_not():
 def test_the_reason_is_readable():
     _, _, why = misfit(Maze, Table, Nothing, Attack)
     assert why == "it works on a ClassificationTask, and the task is a MDPTask"
+
+
+def test_a_classifier_behind_an_api_is_only_for_what_asks_queries():
+    """Whatever would attack or train through it is refused when the job is composed, not when it runs."""
+    from robustrun.certifiers.accuracy import Accuracy
+    from robustrun.certifiers.autoattack import AutoAttack
+    from robustrun.certifiers.pgd import PGD
+    from robustrun.certifiers.smoothing import Smoothing
+    from robustrun.models.queried import Queried
+    from robustrun.trainers.denoiser import DenoiserTraining
+    from robustrun.trainers.ready import NoTraining
+    from robustrun.trainers.supervised import Standard
+
+    for trainer in (NoTraining, DenoiserTraining):
+        assert misfit(Images, Queried, trainer, Smoothing) is None
+    for certifier in (PGD, AutoAttack, Accuracy):
+        axis, other, why = misfit(Images, Queried, NoTraining, certifier)
+        assert (axis, other) == ("certifier", "model")
+        assert "QueriedClassifier" in why
+    assert misfit(Images, Queried, Standard, Smoothing)[:2] == ("trainer", "model")

@@ -81,7 +81,7 @@ class Smoothing(Certifier):
             "split": split, "examples": examples, "stride": stride, "batch_size": together, "shard": shard,
         }  # fmt: skip
 
-    def certify(self, task: ClassificationTask, fitted: Fitted[nn.Module], run: Run) -> Report:
+    def certify(self, task: ClassificationTask, fitted: Fitted[nn.Module | QueriedClassifier], run: Run) -> Report:
         model = fitted.at(self.state)
         classify = _Answers(model, run, self.n0, self._planned(task))
         classes = classify.classes or task.spec.classes

@@ -10,7 +10,7 @@ from robustrun.errors import ConfigError
 from robustrun.methods.smoothing import Law, noise_law
 from robustrun.numbers import Positive
 from robustrun.registry import trainers
-from robustrun.roles import Batch, ClassificationTask, DenoisedClassifier, Fitted
+from robustrun.roles import Batch, ClassificationTask, DenoisedClassifier, Fitted, QueriedClassifier
 from robustrun.runtime import Run
 from robustrun.saved import load, load_fitted
 from robustrun.trainers.supervised import Session, Supervised, accuracy
@@ -90,7 +90,7 @@ class DenoiserTraining(_OnNoise):
         self.objective, self.surrogates = objective, surrogates
         self.judges: list[nn.Module] = []
 
-    def fit(self, task: ClassificationTask, model: DenoisedClassifier, run: Run) -> Fitted:
+    def fit(self, task: ClassificationTask, model: DenoisedClassifier | QueriedClassifier, run: Run) -> Fitted:
         self.judges = [
             run.precision.place(load(path), run.device).requires_grad_(False) for path in self.surrogates
         ] or [model.classifier]
