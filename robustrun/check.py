@@ -46,8 +46,15 @@ class Choice:
     values: Mapping[str, Any]
 
     def build(self, *injected: Any) -> Any:
-        """Call the implementation with what is injected and the validated values."""
-        return self.implementation(*injected, **self.values)
+        """Call the implementation with what is injected and the validated values.
+
+        Raises:
+            ConfigError: they do not go together; the option is named.
+        """
+        try:
+            return self.implementation(*injected, **self.values)
+        except ValueError as error:
+            raise ConfigError(f"{self.option}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,7 @@ class Composer:
         node: Any = config
         parts = override.key_or_group.split(".")
         for depth, part in enumerate(parts):
-            if not isinstance(node, DictConfig) or part not in node:
+            if not isinstance(node, DictConfig) or part not in list(node):  # `in` is false of one that must be given
                 where = ".".join(parts[:depth])
                 known = sorted(str(k) for k in node if k != "hydra") if isinstance(node, DictConfig) else []
                 choice = config.hydra.runtime.choices.get(where) if where else None
@@ -281,7 +281,8 @@ class Composer:
                     f"'{override.input_line}' reaches no key: {owner} has no '{part}'{nearest(part, known)} "
                     f"({'it has: ' + ', '.join(known) if known else 'it has no keys'})"
                 )
-            node = node._get_node(part) if OmegaConf.is_interpolation(node, part) else node[part]
+            opaque = OmegaConf.is_interpolation(node, part) or OmegaConf.is_missing(node, part)
+            node = node._get_node(part) if opaque else node[part]
         return None
 
 

@@ -8,6 +8,7 @@ modules; a model's `__init__(spec: ClassificationSpec, *, ...)` what it can be b
 import types
 import typing
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from robustrun.roles import Certifier, Fitted, Task, Trainer
@@ -25,7 +26,16 @@ def _classes(annotation: Any) -> tuple[type, ...]:
 
 def _admits(admitted: tuple[type, ...], offered: tuple[type, ...]) -> bool:
     # A protocol (roles.Model) or object admits everything: structure cannot be checked on a class.
-    return any(getattr(a, "_is_protocol", False) or any(issubclass(o, a) for o in offered) for a in admitted)
+    return any(
+        a is object or getattr(a, "_is_protocol", False) or any(issubclass(o, a) and _asked_for(o, a) for o in offered)
+        for a in admitted
+    )
+
+
+def _asked_for(offered: type, admitted: type) -> bool:
+    """Whether a class that is not what its bases promise (`particular`) is meant, and not only one of these bases."""
+    kind = next((c for c in offered.__mro__ if "particular" in vars(c)), None)
+    return kind is None or issubclass(admitted, kind)
 
 
 def _parameter(function: Callable[..., Any], position: int) -> Any:
@@ -38,25 +48,30 @@ def task_type(task: type[Task]) -> tuple[type, ...]:
     return (task,)
 
 
+@cache
 def spec_type(task: type[Task]) -> tuple[type, ...]:
     return _classes(get_type_hints(task).get("spec", Any))
 
 
+@cache
 def model_type(model: Callable[..., Any]) -> tuple[type, ...]:
     """The class of the models that a class or factory makes."""
     return (model,) if isinstance(model, type) else _classes(get_type_hints(model).get("return", Any))
 
 
+@cache
 def model_wants(model: Callable[..., Any]) -> tuple[type, ...]:
     """The specs a model can be built for."""
     return _classes(_parameter(model.__init__, 1) if isinstance(model, type) else _parameter(model, 0))
 
 
+@cache
 def trainer_wants(trainer: type[Trainer]) -> tuple[tuple[type, ...], tuple[type, ...]]:
     """The tasks and the models a trainer works on."""
     return _classes(_parameter(trainer.fit, 1)), _classes(_parameter(trainer.fit, 2))
 
 
+@cache
 def certifier_wants(certifier: type[Certifier]) -> tuple[tuple[type, ...], tuple[type, ...]]:
     """The tasks and the models a certifier works on."""
     fitted = _parameter(certifier.certify, 2)
@@ -95,4 +110,6 @@ def misfit(
                 "model",
                 f"it works on a {_names(models)}, and the model is a {_kind(model_type(model))}",
             )
+    if certifier.closed_form and not trainer.closed_form:
+        return "trainer", "certifier", "this speaks of least squares in closed form, and the trainer fits otherwise"
     return None

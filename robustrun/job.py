@@ -54,16 +54,14 @@ def _run(job: Job, run: Run) -> Result | None:
     if run.distributed.is_main:
         write_atomically(run.dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.plain())).encode())
         write_atomically(run.dir / "overrides.yaml", OmegaConf.to_yaml(list(job.overrides)).encode())
+    task, trainer, certifier = (job.axes[axis].build() for axis in ("task", "trainer", "certifier"))
     with _timed("data", timings):
-        task = job.axes["task"].build()
         task.load(run)
     with _timed("build", timings):
         seed_globals(run.seed_for("build"))
         model = job.axes["model"].build(task.spec)
         if isinstance(model, nn.Module):
             model = run.precision.place(model, run.device)
-        trainer = job.axes["trainer"].build()
-        certifier = job.axes["certifier"].build()
     with _timed("fit", timings):
         fitted = restore(model, run.checkpoints) or _from_another_shard(job, model, task, run)
         if fitted is None:

@@ -74,6 +74,8 @@ class LabelFlip(Certifier):
         shard: "i/n": only this part of the examples.
     """
 
+    closed_form = True
+
     def __init__(
         self,
         *,
@@ -189,6 +191,8 @@ class LabelFlipSampling(Certifier):
         alpha: error probability of an example.
         radii, examples, batch_size, shard: as for label_flip.
     """
+
+    closed_form = True
 
     def __init__(
         self,

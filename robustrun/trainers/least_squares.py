@@ -22,6 +22,8 @@ class LeastSquares(Trainer):
         gamma: that factor.
     """
 
+    closed_form = True
+
     def __init__(self, *, intercept: bool = True, regularisation: NonNegative | None = None, gamma: Positive = 0.05):
         self.intercept, self.regularisation, self.gamma = intercept, regularisation, gamma
 

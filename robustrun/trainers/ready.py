@@ -34,6 +34,8 @@ class Load(Trainer):
         key: where in such a dict the weights are; null looks under "state_dict", "model" and "model_state_dict".
     """
 
+    closed_form = True  # if that is what is loaded
+
     def __init__(self, *, path: str, key: str | None = None):
         self.path = Path(path).expanduser()
         self.key = key
