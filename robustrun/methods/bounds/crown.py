@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import second_layer
 from .activations import Lines, ReLU
+from .blocks import in_blocks
 from .interval import push
 from .linear import back_substitute, linear_bounds
 from .network import Network, Node
@@ -150,6 +151,7 @@ def finish(
     return found if box is None else found.intersect(box)
 
 
+@in_blocks
 def crown_bounds(
     net: Network,
     region: Region,
@@ -190,6 +192,7 @@ def intersection_boxes(net: Network, region: Region, *, outward: bool = True) ->
     return layer_boxes(net, region, rule="crown", outward=outward, known=known)
 
 
+@in_blocks
 def intersection_bounds(
     net: Network,
     region: Region,

@@ -24,6 +24,10 @@ class Bounds(NamedTuple):
     def widen(self, margin: Tensor | float) -> "Bounds":
         return Bounds(self.lower - margin, self.upper + margin)
 
+    def at(self, examples: slice | Tensor) -> "Bounds":
+        """Those of some examples (a pair's own index means lower or upper)."""
+        return Bounds(self.lower[examples], self.upper[examples])
+
 
 @dataclass(frozen=True)
 class Box:

@@ -240,3 +240,23 @@ def test_attack_uses_both_signs():
     assert found.upper.tolist() == pytest.approx([0.3, 0.3])
     assert torch.allclose(down(found.at_lower), found.lower)
     assert torch.allclose(found.at_upper, -found.at_lower)
+
+
+@pytest.mark.parametrize("method", [crown_bounds, dual_bounds, intersection_bounds])
+@pytest.mark.parametrize("objective", [None, "shared", "own"])
+def test_blocks_of_examples_change_nothing(method, objective, monkeypatch):
+    net = trace(mlp(3, 8, 7, 2), (3,))
+    box = Box.around(_x(13, 3), 0.3)
+    if objective is not None:
+        objective = torch.randn((4, 2) if objective == "shared" else (13, 4, 2), dtype=torch.float64)
+    with torch.no_grad():
+        whole = method(net, box, objective)
+        boxed = crown_bounds(net, box, objective, boxes=layer_boxes(net, box))
+        monkeypatch.setattr("robustrun.methods.bounds.blocks._EXAMPLES", 5)
+        for blocked, expected in (
+            (method(net, box, objective), whole),
+            (crown_bounds(net, box, objective, boxes=layer_boxes(net, box)), boxed),
+        ):
+            torch.testing.assert_close(blocked.lower, expected.lower, atol=1e-12, rtol=1e-12)
+            torch.testing.assert_close(blocked.upper, expected.upper, atol=1e-12, rtol=1e-12)
+    assert method(net, box, objective).lower.requires_grad  # with gradients, the whole batch at once
