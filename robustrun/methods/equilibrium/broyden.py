@@ -29,15 +29,15 @@ class Broyden:
     def __init__(self, start: Tensor, memory: int, workspace: Workspace):
         batch, size = start.shape
         self.memory, self.count = memory, 0
-        self.steps = workspace.take("steps", (batch, memory + 1, size), start)
+        self.steps = workspace.take("steps", (batch, memory, size), start)
         self.step = workspace.take("step", (batch, 1, size), start)
         # Inner products of the steps, and 1 / |s|^2 (0 where a factor is left out), in double precision.
-        self.gram = start.new_zeros((batch, memory + 1, memory + 1), dtype=torch.float64)
+        self.gram = start.new_zeros((batch, memory, memory), dtype=torch.float64)
         self.weight = start.new_zeros((batch, memory), dtype=torch.float64)
 
     def advance(self, z: Tensor, f: Tensor, g: Tensor) -> None:
         """Move z (B, D) in place to the next iterate; f = f(z), g = f(z) - z."""
-        if self.count > self.memory - 1:
+        if self.count == self.memory:
             self.count = 0
         k, batch = self.count, len(z)
         self.steps[:batch, k] = g  # in the next step's place until that is known
