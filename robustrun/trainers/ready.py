@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from robustrun.errors import ConfigError, DataError
@@ -11,6 +12,9 @@ from robustrun.runtime import Run, load_file
 from robustrun.saved import load_fitted
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.")  # what data-parallel and compiled models put before every name
+
+_CONSTANTS = (("mu", "sigma"), ("mean", "std"), ("normalize.mean", "normalize.std"))  # of RobustBench's networks
+_NEVER_USED = ("sub_block1.",)  # which wide networks after TRADES carry along
 
 
 @trainers.register("none")
@@ -45,7 +49,7 @@ class Load(Trainer):
             fitted, _ = load_fitted(self.path, run.device)
             weights, states, history, extra = fitted.states["last"], fitted.states, fitted.history, fitted.extra
         else:
-            weights, states, history, extra = self._weights(), {}, [], {}
+            weights, states, history, extra = self._fitting(self._weights(), model), {}, [], {}
         try:
             model.load_state_dict(weights)
         except (RuntimeError, KeyError) as error:
@@ -54,6 +58,20 @@ class Load(Trainer):
         if isinstance(model, nn.Module):
             model.eval()
         return Fitted(model, states, history, extra)
+
+    def _fitting(self, weights: dict, model: Model) -> dict:
+        """The weights without what public zoos keep beside them: constants of the normalisation, a block never used."""
+        own = model.state_dict()
+        weights = {name: value for name, value in weights.items() if name in own or not name.startswith(_NEVER_USED)}
+        for mean_name, std_name in _CONSTANTS:
+            if mean_name in weights and std_name in weights and mean_name not in own:
+                mean, std = (weights.pop(name).flatten().double().cpu() for name in (mean_name, std_name))
+                if not _normalises(model, mean, std):
+                    raise ConfigError(
+                        f"{self.path} normalises by mean {mean.tolist()} and deviation {std.tolist()}, this model "
+                        "otherwise: wrap the network in a module that normalises as its file says (model=module)"
+                    )
+        return weights
 
     def _weights(self) -> dict:
         if not self.path.is_file():
@@ -73,3 +91,14 @@ class Load(Trainer):
         while content and any(all(name.startswith(prefix) for name in content) for prefix in _WRAPPERS):
             content = {name.partition(".")[2]: tensor for name, tensor in content.items()}
         return content
+
+
+def _normalises(model: Model, mean: torch.Tensor, std: torch.Tensor) -> bool:
+    """Does the model subtract this mean and divide by this deviation, to three digits?"""
+    layer = getattr(model, "normalize", None)
+    if not hasattr(layer, "scale"):
+        return bool((mean.abs() < 1e-3).all() and ((std - 1).abs() < 1e-3).all())
+    scale, shift = (buffer.flatten().double().cpu() for buffer in (layer.scale, layer.shift))
+    return len(scale) == len(std) and bool(
+        ((scale * std - 1).abs() < 2e-3).all() and ((shift + mean / std).abs() < 5e-3).all()
+    )
