@@ -1,4 +1,4 @@
-"""Files laid out as the RobustBench zoo lays them out load as they are: names, prefixes, constants, and the function."""
+"""Files laid out as those of the RobustBench zoo load as they are: names, prefixes, constants, the function."""
 
 import pytest
 import torch
