@@ -239,10 +239,10 @@ def _iterate(
     # What is zero is a number first, and memory once it has been written.
     moved, before = (_map(_zero, z), _map(_zero, z)) if start is None else (linear(start), z)
     parts = [_parts(*tier) for tier in zip(tiers, z, strict=True)]
-    stop = (_Apart if settings.per_example else _Together)(z, settings)
+    stop, measure = (_Apart(z, settings), _squares) if settings.per_example else (_Together(z, settings), _square)
     for iteration in range(1, settings.max_iter + 1):
         into = _map(torch.empty_like, z) if start is None and iteration == 1 else moved
-        squares = [_step(local, *tier) for tier in zip(parts, z, into, before, moved, *data, strict=True)]
+        squares = [_step(local, measure, *tier) for tier in zip(parts, z, into, before, moved, *data, strict=True)]
         seen = watch is not None and watch(z)
         if stop.after(iteration, squares, z) or seen or iteration == settings.max_iter:
             break
@@ -267,17 +267,24 @@ def _parts(activation: Activation, z: Tensor) -> Parts:
 
 
 def _step(
-    local: Local, parts: Parts, z: Tensor, into: Tensor, before: Tensor, moved: Tensor, *data: Tensor
+    local: Local,
+    measure: Callable[[Tensor], Tensor],
+    parts: Parts,
+    z: Tensor,
+    into: Tensor,
+    before: Tensor,
+    moved: Tensor,
+    *data: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """One iteration of a tier, written into `z` and `into`; the squares of its change and of itself, (B,)."""
+    """One iteration of a tier, written into `z` and `into`; the squares of its change and of itself."""
     changes, sizes = [], []
     for part, activation in parts:
         after, following = local(activation, *(tensor[part] for tensor in (moved, before, *data)))
-        changes.append(_squares(after - before[part]))
-        sizes.append(_squares(after))
+        changes.append(measure(after - before[part]))
+        sizes.append(measure(after))
         z[part] = after
         into[part] = following
-    return sum(changes), sum(sizes)
+    return (changes[0], sizes[0]) if len(parts) == 1 else (sum(changes), sum(sizes))
 
 
 def _zero(tensor: Tensor) -> Tensor:
@@ -288,7 +295,7 @@ Squares = list[tuple[Tensor, Tensor]]
 
 
 def _relative(squares: Squares) -> Tensor:
-    return torch.stack([change.sqrt() / (1e-6 + size.sqrt()) for change, size in squares]).sum(0)
+    return sum(change.sqrt() / (1e-6 + size.sqrt()) for change, size in squares)
 
 
 class _Together:
@@ -300,7 +307,7 @@ class _Together:
     def after(self, iteration: int, squares: Squares, z: State) -> bool:
         self.iterations = iteration
         # The only wait for the device in an iteration.
-        self.change = float(_relative([(change.sum(), size.sum()) for change, size in squares]))
+        self.change = float(_relative(squares))
         return not self.change > self.tol  # NaN ends it as well
 
     def shrink(self) -> None:
@@ -362,6 +369,11 @@ def _pick(state: State, index: Tensor) -> State:
 
 def _map(function: Callable[..., Tensor], *states: State) -> State:
     return tuple(function(*tensors) for tensors in zip(*states, strict=True))
+
+
+def _square(tensor: Tensor) -> Tensor:
+    """The sum of all squares."""
+    return torch.linalg.vector_norm(tensor).square()
 
 
 def _squares(tensor: Tensor) -> Tensor:
