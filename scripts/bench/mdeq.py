@@ -1,7 +1,7 @@
 """Equilibria of a multiscale model: forward solve and backward pass against torchdeq's same solver, same function.
 
 Both solve the same equation (one cell, its weights and injections computed beforehand) from zero, in turns, so that a
-noisy neighbour hits both; the figure is the median over the pairs. Fixed work: so many steps, no tolerance, in which
+noisy neighbour hits both; the figures are medians over the pairs. Fixed work: so many steps, no tolerance, in which
 Broyden's iterates are the same ones. To a residual: until every example's relative residual is below it.
 torchdeq comes with the extra `bench`.
 """
@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import torch
 import torchdeq
@@ -150,14 +151,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--methods", nargs="+", choices=THEIRS, default=["broyden", "anderson"])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     equation, start = problem(arguments.size, arguments.batch)
     print(
-        f"torch {torch.__version__}, torchdeq {getattr(torchdeq, '__version__', '?')}, {arguments.threads} threads, "
+        f"torch {torch.__version__}, torchdeq {version('torchdeq')}, {arguments.threads} threads, "
         f"{arguments.size}, batch {arguments.batch}, {start.shape[1]} numbers a state"
     )
-    for method in ("broyden", "anderson"):
+    for method in arguments.methods:
         for case in (Case(method, 18, 0.0), Case(method, 60, 1e-3)):
             forward(equation, start, case, arguments.repeats)
             backward(equation, start, case, arguments.repeats)
