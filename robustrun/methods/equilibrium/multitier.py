@@ -36,7 +36,6 @@ class Tier:
         diagonal: W_ii, complex (groups, 4c, 4c) or (frequencies, c, c).
         within: A_ii, real (frequencies, 2c, 2c).
         down: S N_i, real (groups, 2c', 8c); None for the last tier.
-        norms: |A_ii| and |S N_i| (0 for the last tier).
     """
 
     torus: Torus
@@ -44,7 +43,6 @@ class Tier:
     diagonal: Tensor
     within: Tensor
     down: Tensor | None
-    norms: tuple[Tensor, Tensor]
 
 
 class TierMap:
@@ -171,18 +169,16 @@ class MultiTierMonotone(nn.Module):
         for i, side in enumerate(self.sides):
             torus, last = Torus(side, whole[i]), i + 1 == len(self.sides)
             inside = transfer(within[i], torus.points(), side)
-            norm = torch.linalg.matrix_norm(inside, 2).max()
             if last:
                 diagonal = transfer(whole[i], torus.points(), side)
-                tiers.append(Tier(torus, None, diagonal, planar(inside), None, (norm, torch.zeros_like(norm))))
+                tiers.append(Tier(torus, None, diagonal, planar(inside), None))
                 continue
             folding = Folding(side, whole[i])
             points = folding.points.flatten(0, 1)
             down = folding.strided(transfer(strided[i], points, side))
             # S^T has no mean over four aliases: N^T S^T S N is four times the square.
             diagonal = folding.diagonal(transfer(whole[i], points, side)) - 4 * down.mH @ down
-            norms = norm, 2 * torch.linalg.matrix_norm(down, 2).max()
-            tiers.append(Tier(torus, folding, diagonal, planar(inside), folding.real(down, rows=False), norms))
+            tiers.append(Tier(torus, folding, diagonal, planar(inside), folding.real(down, rows=False)))
         return tiers
 
     def apply(self, z: State, transpose: bool = False) -> State:
@@ -237,7 +233,8 @@ class MultiTierMonotone(nn.Module):
         for i, tier in enumerate(tiers):
             norms[i, i] = torch.linalg.matrix_norm(_identity(tier.diagonal) - tier.diagonal, 2).max()
             if i:
-                norms[i, i - 1] = 2 * tier.norms[0] * tiers[i - 1].norms[1]
+                within, down = (torch.linalg.matrix_norm(m, 2).max() for m in (tier.within, tiers[i - 1].down))
+                norms[i, i - 1] = 4 * within * down  # 2 |A_{i+1,i+1}| |S N_i|, S N_i twice as large as its blocks
         return torch.linalg.matrix_norm(norms, 2)
 
 
