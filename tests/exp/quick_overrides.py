@@ -4,6 +4,20 @@ QUICK = {
     "quick/fast_at": ["task.limit=600", "trainer.epochs=1", "certifier.examples=20", "certifier.steps=5"],
     "quick/fast_at_alpha": ["task.limit=600", "trainer.epochs=1", "certifier.examples=20", "certifier.steps=5"],
     "quick/robust_overfitting": ["task.limit=100", "task.test_limit=50", "trainer.epochs=3", "certifier.steps=3"],
+    "quick/fast_at_early_stop": ["task.limit=600", "trainer.epochs=4", "certifier.examples=20", "certifier.steps=5"],
+    "quick/robust_overfitting_remedies": [
+        "task.limit=100",
+        "task.test_limit=50",
+        "trainer.epochs=2",
+        "certifier.steps=2",
+    ],
+    "quick/robust_overfitting_schedules": [
+        "task.limit=100",
+        "task.test_limit=50",
+        "trainer.epochs=2",
+        "certifier.steps=2",
+    ],
+    "quick/robust_overfitting_width": ["task.limit=100", "task.test_limit=50", "trainer.epochs=2", "certifier.steps=2"],
     "quick/stable_dynamics": [
         "trainer.epochs=10",
         "trainer.record_every=5",
