@@ -164,3 +164,17 @@ def test_choices():
         Denoiser(name="diffusion").build(3)
     with pytest.raises(ConfigError, match="6 n"):
         CifarResNet(CIFAR, depth=111)
+
+
+@pytest.mark.parametrize("images", [0, 1, 7])
+def test_a_large_batch_is_cut_and_answered_in_order(images, monkeypatch):
+    passes = []
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)).eval()
+    copied = InferenceCopy(model)
+    copied.network.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    monkeypatch.setattr("robustrun.methods.folding.PIXELS", 3 * 64)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    x = torch.rand(images, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(copied(x), model(x), atol=1e-6)
+    assert passes == {0: [0], 1: [1], 7: [3, 3, 1]}[images]
