@@ -1,14 +1,16 @@
 """Every config file composes and type-checks, and every axis of every experiment can be swapped."""
 
 import functools
+import itertools
 import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
-from robustrun.catalogue import GROUPS, describe, options
+from robustrun.catalogue import GROUPS, describe, files, options
 from robustrun.check import check, rows_of
 from robustrun.compose import Composer
 from robustrun.errors import ConfigError
@@ -27,11 +29,12 @@ def composer():
 
 @functools.cache
 def raw(axis, option):
-    """An option's own config, interpolations left alone."""
-    from hydra.types import RunMode
-
-    node = composer().loader.load_configuration(f"{axis}/{option}", [], run_mode=RunMode.RUN)[axis]
-    return OmegaConf.to_container(node, resolve=False)
+    """An option's own config, interpolations left alone: its file over that of the option it builds on."""
+    held = files(axis)
+    own = yaml.safe_load(held[option].read_text())
+    defaults = own.pop("defaults", [])
+    base = next((raw(axis, name) for name in defaults if isinstance(name, str) and name in held), {})
+    return OmegaConf.to_container(OmegaConf.merge(base, own), resolve=False)
 
 
 def implementation(axis, option):
@@ -71,17 +74,29 @@ def _required(axis, option):
     return required + [f"++needs.{name}={__file__}" for name in needs]
 
 
+@functools.cache
+def _row(exp):
+    """An experiment's first row, and the implementations of its axes."""
+    row = rows_of(composer(), [f"+exp={exp}"])[0]
+    # What it needs is composed by other tests; any file stands for that here.
+    row += [f"++needs.{name}={__file__}" for name in composer().compose(row).needs]
+    return row, {axis: c.implementation for axis, c in check(composer().compose(row), composer()).axes.items()}
+
+
+@functools.cache
+def _one_an_implementation():
+    """The first option of every implementation: options of one have the same keys, so one of them stands for all."""
+    return {(axis, implementation(axis, option)): option for axis, option in reversed(OPTIONS)}
+
+
 @pytest.mark.parametrize("exp", EXPERIMENTS)
 def test_each_axis_can_be_swapped_for_all_that_fits(exp, tmp_path, monkeypatch):
     """A swap leaves no value of the old option behind: it would be an unknown key, or a silent recipe."""
     monkeypatch.setenv("ROBUSTRUN_OUTPUTS", str(tmp_path))
-    row = rows_of(composer(), [f"+exp={exp}"])[0]
-    # What it needs is composed by other tests; any file stands for that here.
-    row += [f"++needs.{name}={__file__}" for name in composer().compose(row).needs]
-    kinds = {axis: c.implementation for axis, c in check(composer().compose(row), composer()).axes.items()}
+    row, kinds = _row(exp)
     swapped = 0
-    for axis, option in OPTIONS:
-        if misfit(**kinds | {axis: implementation(axis, option)}) is not None:
+    for (axis, other), option in _one_an_implementation().items():
+        if misfit(**kinds | {axis: other}) is not None:
             continue
         own = [text for text in row if not text.startswith((f"{axis}=", f"{axis}."))]
         overrides = [*own, f"{axis}={option}", *_required(axis, option)]
@@ -93,3 +108,27 @@ def test_each_axis_can_be_swapped_for_all_that_fits(exp, tmp_path, monkeypatch):
         assert set(config[axis]) == set(raw(axis, option)), f"{axis}={option} under {exp} has keys of another option"
         swapped += 1
     assert swapped >= len(AXES)
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+def test_an_experiment_chooses_and_holds_no_recipe(exp):
+    """Values of its own below an axis would stay behind under a swap."""
+    content = yaml.safe_load(files("exp")[exp].read_text())
+    assert not set(content) & set(AXES)
+
+
+@pytest.mark.parametrize(("axis", "option"), OPTIONS, ids=[f"{a}={o}" for a, o in OPTIONS])
+def test_an_option_can_be_swapped_in(axis, option, tmp_path, monkeypatch):
+    """Every option once, in an experiment that its implementation fits, or fits with another trainer."""
+    monkeypatch.setenv("ROBUSTRUN_OUTPUTS", str(tmp_path))
+    other = implementation(axis, option)
+    trainers = [(None, None), *((n, o) for (a, n), o in _one_an_implementation().items() if a == "trainer" != axis)]
+    for (fitted_by, trainer), exp in itertools.product(trainers, EXPERIMENTS):
+        row, kinds = _row(exp)
+        if misfit(**kinds | {axis: other} | ({"trainer": fitted_by} if fitted_by else {})) is None:
+            swapped = [(axis, option)] + ([("trainer", trainer)] if trainer else [])
+            own = [t for t in row if not t.startswith(tuple(f"{a}{mark}" for a, _ in swapped for mark in "=."))]
+            typed = [text for a, o in swapped for text in (f"{a}={o}", *_required(a, o))]
+            check(composer().compose([*own, *typed]), composer())
+            return
+    raise AssertionError(f"{axis}={option} fits no experiment")
