@@ -4,7 +4,6 @@ QUICK = {
     "quick/fast_at": ["task.limit=600", "trainer.epochs=1", "certifier.examples=20", "certifier.steps=5"],
     "quick/fast_at_alpha": ["task.limit=600", "trainer.epochs=1", "certifier.examples=20", "certifier.steps=5"],
     "quick/robust_overfitting": ["task.limit=100", "task.test_limit=50", "trainer.epochs=3", "certifier.steps=3"],
-    "quick/fast_at_early_stop": ["task.limit=600", "trainer.epochs=4", "certifier.examples=20", "certifier.steps=5"],
     "quick/robust_overfitting_remedies": [
         "task.limit=100",
         "task.test_limit=50",
