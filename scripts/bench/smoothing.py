@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import torch
+import torch._inductor.config
 from scipy.special import ndtr
 
 from robustrun.methods.folding import InferenceCopy
@@ -94,6 +95,7 @@ def main() -> None:
     arguments.add_argument("--depth", type=int, default=110, help="of the ResNet")
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments.add_argument("--half", action="store_true", help="in bfloat16 too")
+    arguments.add_argument("--compile", action="store_true", help="by torch.compile with frozen weights too")
     chosen = arguments.parse_args()
     device = torch.device(chosen.device)
     model = pipeline(chosen.depth).to(device)
@@ -108,6 +110,11 @@ def main() -> None:
     if chosen.half:
         half = InferenceCopy(model, torch.bfloat16)
         rows["the same in bfloat16"] = lambda: ours(half, *common)
+    if chosen.compile:
+        torch._inductor.config.freezing = True
+        compiled = InferenceCopy(model)
+        compiled.network = torch.compile(compiled.network)
+        rows["the same, compiled"] = lambda: ours(compiled, *common)
     rows = fastest(rows, device, chosen.repeats)
     setting = f"{chosen.draws} draws, batch {chosen.batch}, {device}, {torch.get_num_threads()} threads"
     unit = "samples a second" + (" of a core" if device.type == "cpu" else "")
