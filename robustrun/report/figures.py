@@ -2,11 +2,15 @@
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import numpy as np
 
 from robustrun.roles import Figure
+
+_INSIDE = 8  # curves whose legend fits into the axes
+_WIDE = 40  # letters of a label that takes a line of the legend for itself
 
 
 def draw(figure: Figure, path: Path) -> None:
@@ -16,12 +20,18 @@ def draw(figure: Figure, path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    columns = 1 if max(map(len, figure.series), default=0) > _WIDE else 2
+    below = math.ceil(len(figure.series) / columns) if len(figure.series) > _INSIDE else 0  # lines of a legend below
+    canvas = Canvas(figsize=(6.4, 4.2 + 0.18 * below), dpi=150, layout="constrained")
     if figure.kind == "custom":
         figure.draw(canvas)
     else:
         axes = canvas.add_subplot()
         _draw_axes(figure, axes)
+        if below:
+            canvas.legend(loc="outside lower center", ncols=columns, fontsize=7)
+        elif len(figure.series) > 1:
+            axes.legend(fontsize=8)
     canvas.savefig(path)
 
 
@@ -43,8 +53,6 @@ def _draw_axes(figure: Figure, axes) -> None:
             axes.fill_between(x, band[0], band[1], alpha=0.2, step=step)
     axes.set(xlabel=figure.xlabel, ylabel=figure.ylabel, xscale=figure.xscale, yscale=figure.yscale)
     axes.grid(alpha=0.3)
-    if len(figure.series) > 1:
-        axes.legend(fontsize=8)
 
 
 def to_csv(figure: Figure) -> str:

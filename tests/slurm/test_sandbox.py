@@ -51,9 +51,18 @@ def submitted(tmp_path) -> tuple[str, "os.PathLike"]:
 
 
 def start_again_now(job: str) -> None:
-    """A requeued job waits for two minutes unless it is told not to."""
+    """A requeued job waits for two minutes unless it is told not to, and is held if it starts before the old is gone."""
     wait_for(lambda: scontrol(job)["Restarts"] == "1" and scontrol(job)["JobState"] == "PENDING", "requeue", 150)
-    subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=True)
+
+    def started() -> bool:
+        if scontrol(job)["JobState"] != "PENDING":
+            return True
+        for command in (["release", job], ["update", f"jobid={job}", "StartTime=now"]):
+            subprocess.run(["scontrol", *command], capture_output=True)
+        time.sleep(2)
+        return False
+
+    wait_for(started, "second start", 200)
 
 
 def test_a_table_with_a_failing_row(tmp_path, monkeypatch, capfd):
@@ -107,7 +116,7 @@ def test_a_preempted_job_ends_as_an_undisturbed_one(cli, tmp_path):
     ]
     subprocess.run(urgent, check=True, capture_output=True)
     start_again_now(job)
-    assert "to be resumed" in cli("jobs").stdout or scontrol(job)["JobState"] == "RUNNING"
+    assert "to be resumed" in cli("jobs").stdout or scontrol(job)["JobState"] != "PENDING"
     wait_for((run_dir / "result.json").is_file, "result")
     disturbed = json.loads((run_dir / "result.json").read_text())
     done = cli(*job_overrides, ROBUSTRUN_OUTPUTS=str(tmp_path / "undisturbed"))
