@@ -51,7 +51,7 @@ def submitted(tmp_path) -> tuple[str, "os.PathLike"]:
 
 
 def start_again_now(job: str) -> None:
-    """A requeued job waits for two minutes unless told otherwise, and is held if it starts before the old one is gone."""
+    """A requeued job waits for two minutes unless told otherwise; one that starts before the old is gone is held."""
     wait_for(lambda: scontrol(job)["Restarts"] == "1" and scontrol(job)["JobState"] == "PENDING", "requeue", 150)
 
     def started() -> bool:
