@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from robustrun.data import import_torchvision
 from robustrun.numbers import Number, PositiveInt
 
 
@@ -157,6 +158,7 @@ def _pretrained_diffusion(choice: Denoiser) -> nn.Module:
 
     if choice.weights is None:
         raise ConfigError("model.denoiser.weights must name a directory of diffusers weights")
+    import_torchvision()  # diffusers imports it as it is, which fails beside a torch for CPUs
     try:
         from diffusers import DDPMScheduler, UNet2DModel
     except ImportError:
