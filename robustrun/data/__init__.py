@@ -14,6 +14,7 @@ _HOME = {
     "Batch": "device_loader",
     "Cityscapes": "cityscapes",
     "DeviceLoader": "device_loader",
+    "Examples": "image_folder",
     "ImageFolder": "image_folder",
     "ImageFolderLoader": "image_folder",
     "Split": "arrays",
