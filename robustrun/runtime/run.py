@@ -106,8 +106,8 @@ class Run:
                 nonlocal tracking
                 tracking = make_tracker(tracker, dir, project=project, run_id=run_id, name=name, config=config)
                 stack.callback(tracking.close)
-                if not any((dir / "checkpoints").glob("*.pt")):
-                    tracking.restart()  # cut short before its first checkpoint: it begins again
+                if "last" not in Checkpoints(dir / "checkpoints"):
+                    tracking.restart()  # cut short before there was anything to resume from: it begins again
 
             group.on_main(open_tracker)
             stop = stack.enter_context(StopFlag().installed())

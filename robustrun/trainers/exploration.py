@@ -36,6 +36,8 @@ class _Exploration(Trainer):
         progress = run.checkpoints.load("last") if "last" in run.checkpoints else {}
         finished, history = progress.get("trials", []), progress.get("history", [])
         current, spent = progress.get("current"), progress.get("train_seconds", 0.0)
+        if progress:
+            run.tracker.load_state_dict(progress["tracker"])
         started = time.monotonic() - spent
         due = _Every(_SAVE_EVERY)
         for index in range(len(finished), self.trials):
@@ -46,8 +48,16 @@ class _Exploration(Trainer):
 
             def save(trial: Trial = trial) -> None:
                 seconds = time.monotonic() - started
-                state = {"trials": finished, "history": history, "current": trial.state(), "train_seconds": seconds}
-                run.checkpoints.save("last", state)
+                run.checkpoints.save(
+                    "last",
+                    {
+                        "trials": finished,
+                        "history": history,
+                        "current": trial.state(),
+                        "train_seconds": seconds,
+                        "tracker": run.tracker.state_dict(),
+                    },
+                )
 
             self._explore(task, trial, index, history, due, save, run)
             finished.append(_learnt(trial))

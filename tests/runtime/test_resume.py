@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from robustrun.runtime import Checkpoints
 from tests.runtime import jobs
 
 
@@ -46,8 +47,11 @@ def test_kill_9_within_epochs_and_resume_gives_the_same_bits(undisturbed, tmp_pa
     assert "resuming at epoch" in (tmp_path / "log.txt").read_text()
 
 
-def test_killed_before_the_first_checkpoint_logs_nothing_twice(undisturbed, tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 0.7}\n')  # logged, killed, nothing saved
+@pytest.mark.parametrize("saved", [(), ("best",)])
+def test_killed_before_the_first_checkpoint_logs_nothing_twice(saved, undisturbed, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 0.7}\n')  # logged and killed:
+    for name in saved:  # the best weights are written before the checkpoint that training resumes from
+        Checkpoints(tmp_path / "checkpoints").save(name, {"model": {}, "epoch": 0})
     assert jobs.result(jobs.start(tmp_path)) == undisturbed[1]
     assert jobs.lines(tmp_path / "metrics.jsonl") == 4
 

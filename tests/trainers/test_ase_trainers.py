@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -54,16 +56,18 @@ def test_trials_and_what_they_leave(run, trainer, shielded):
 @pytest.mark.parametrize("trainer", [AnalogousSafeExploration(trials=2), EpsilonGreedyExploration(trials=2)])
 def test_cut_short_and_resumed_is_the_same_to_the_last_bit(tmp_path, monkeypatch, trainer):
     monkeypatch.setattr(exploration, "_SAVE_EVERY", -1.0)
-    results = []
+    results, logged = [], []
     for cuts in ([], [2, 5]):
+        directory = tmp_path / f"run{len(cuts)}"
         for attempt in [*cuts, None]:
-            with Run.create(tmp_path / f"run{len(cuts)}", seed=3, device="cpu") as run:
+            with Run.create(directory, seed=3, device="cpu") as run:
                 task = small_task(run, 450)
-                seen = 0
+                seen, really_log = 0, run.tracker.log
 
-                def log(*_, **__):
+                def log(*values, **step):
                     nonlocal seen
                     seen += 1
+                    really_log(*values, **step)  # noqa: B023
                     if seen == attempt:  # noqa: B023
                         raise KeyboardInterrupt
 
@@ -72,8 +76,11 @@ def test_cut_short_and_resumed_is_the_same_to_the_last_bit(tmp_path, monkeypatch
                     results.append(trainer.fit(task, ConfidentAgent(task.spec), run))
                 except KeyboardInterrupt:
                     assert attempt is not None
+        lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        logged.append([line | {"time": 0} for line in lines])
     whole, resumed = results
     assert whole.history == resumed.history
+    assert logged[0] == logged[1]
     for name in set(whole.extra) - {"train_seconds"}:
         assert whole.extra[name].equal(resumed.extra[name]), name
 
