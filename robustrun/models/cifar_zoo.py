@@ -17,8 +17,8 @@ from robustrun.registry import models
 from robustrun.roles import ClassificationSpec
 
 Arch = Literal[
-    "vgg16", "vgg19", "resnet18", "preact_resnet18", "resnext29", "mobilenet_v1", "mobilenet_v2", "senet18",
-    "shufflenet_v2", "efficientnet_b0", "googlenet", "densenet121",
+    "vgg16", "vgg19", "resnet18", "resnet18_narrow", "preact_resnet18", "resnext29", "mobilenet_v1", "mobilenet_v2",
+    "senet18", "shufflenet_v2", "efficientnet_b0", "googlenet", "densenet121",
 ]  # fmt: skip
 
 
@@ -38,10 +38,10 @@ def _vgg(channels: int, repeats: tuple[int, ...]) -> tuple[nn.Module, int]:
     return nn.Sequential(*layers), channels
 
 
-def _resnet18(channels: int) -> tuple[nn.Module, int]:
-    layers: list[nn.Module] = [*_conv(channels, 64), nn.ReLU()]
-    channels = 64
-    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+def _resnet18(channels: int, first: int = 64) -> tuple[nn.Module, int]:
+    layers: list[nn.Module] = [*_conv(channels, first), nn.ReLU()]
+    channels = first
+    for width, stride in ((first, 1), (2 * first, 2), (4 * first, 2), (8 * first, 2)):
         layers += [BasicBlock(channels, width, stride), BasicBlock(width, width, 1)]
         channels = width
     return nn.Sequential(*layers), channels
@@ -305,6 +305,7 @@ _BODIES: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
     "vgg16": lambda channels: _vgg(channels, (2, 2, 3, 3, 3)),
     "vgg19": lambda channels: _vgg(channels, (2, 2, 4, 4, 4)),
     "resnet18": _resnet18,
+    "resnet18_narrow": lambda channels: _resnet18(channels, 8),  # the 170K of arXiv 2006.08656, Table 1
     "preact_resnet18": _preact_resnet18,
     "resnext29": _resnext29,
     "mobilenet_v1": _mobilenet_v1,

@@ -10,6 +10,7 @@ PUBLISHED = {  # parameters, and 10^9 multiplications for an image
     "vgg16": (14_728_266, 0.313),
     "vgg19": (20_040_522, 0.398),
     "resnet18": (11_173_962, 0.555),
+    "resnet18_narrow": (176_402, 0.0088),
     "preact_resnet18": (11_171_146, 0.555),
     "resnext29": (9_128_778, 1.41),
     "mobilenet_v1": (3_217_226, 0.046),
