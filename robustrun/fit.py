@@ -86,7 +86,7 @@ def _names(classes: tuple[type, ...]) -> str:
 def _kind(classes: tuple[type, ...]) -> str:
     """The role a class plays (ClassificationTask), rather than its own name."""
     for base in classes[0].__mro__[1:] if classes else ():
-        if base.__module__ == "robustrun.roles":
+        if base.__module__.startswith("robustrun.roles."):
             return base.__name__
     return _names(classes)
 
