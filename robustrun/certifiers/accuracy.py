@@ -1,40 +1,18 @@
 """Plain accuracy: an evaluation that claims nothing beyond the test set."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustrun.certifiers.examplewise import fraction, judge_examples
-from robustrun.numbers import PositiveInt
+from robustrun.certifiers.examplewise import Examplewise, fraction, judge_examples
 from robustrun.registry import certifiers
-from robustrun.roles import Batch, Certifier, ClassificationTask, Fitted, Report
+from robustrun.roles import Batch, ClassificationTask, Fitted, Report
 from robustrun.runtime import Run
 
 
 @certifiers.register("accuracy")
-class Accuracy(Certifier):
-    """Accuracy and mean cross-entropy, with an exact binomial confidence interval.
-
-    Args:
-        state: which state of the fitted model.
-        split, examples: which examples.
-        batch_size: examples at a time.
-        shard: "i/n": only this part of the examples.
-    """
-
-    def __init__(
-        self,
-        *,
-        state: str = "last",
-        split: Literal["train", "valid", "test"] = "test",
-        examples: PositiveInt | None = None,
-        batch_size: PositiveInt = 1000,
-        shard: str | None = None,
-    ):
-        self.state = state
-        self.selection = {"split": split, "examples": examples, "batch_size": batch_size, "shard": shard}
+class Accuracy(Examplewise):
+    """Accuracy and mean cross-entropy, with an exact binomial confidence interval; options as of `Examplewise`."""
 
     def certify(self, task: ClassificationTask, fitted: Fitted[nn.Module], run: Run) -> Report:
         model = fitted.at(self.state)

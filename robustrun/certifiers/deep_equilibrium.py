@@ -1,46 +1,36 @@
 """Deep equilibrium classifiers: accuracy, and whether and how the equilibrium of every example was found."""
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustrun.certifiers.examplewise import fraction, judge_examples
+from robustrun.certifiers.examplewise import Examplewise, fraction, judge_examples
 from robustrun.certifiers.solver_study import Study, study
 from robustrun.numbers import PositiveInt
 from robustrun.registry import certifiers
-from robustrun.roles import Batch, Certifier, ClassificationTask, EquilibriumNetwork, Fitted, Report
+from robustrun.roles import Batch, ClassificationTask, EquilibriumNetwork, Fitted, Report
 from robustrun.runtime import Run
 
 
 @certifiers.register("deep_equilibrium")
-class DeepEquilibriumReport(Certifier):
+class DeepEquilibriumReport(Examplewise):
     """Accuracy with each example's residual and iterations; solvers, memory and gradients on one batch.
 
     Every example is solved for by itself, so that nothing depends on what else is in the batch. Of an unrolled
     network, the residual says how far its last layer is from being an equilibrium.
 
     Args:
-        state: which state of the fitted model.
-        split, examples, batch_size, shard: which examples, and how many at a time.
+        batch_size: examples at a time.
         study: the comparisons on one batch.
+        common: see `Examplewise`.
     """
 
-    def __init__(
-        self,
-        *,
-        state: str = "last",
-        split: Literal["train", "valid", "test"] = "test",
-        examples: PositiveInt | None = None,
-        batch_size: PositiveInt = 200,
-        shard: str | None = None,
-        study: Study = Study(),  # noqa: B008
-    ):
-        self.state, self.study = state, study
-        self.selection = {"split": split, "examples": examples, "batch_size": batch_size, "shard": shard}
+    def __init__(self, *, batch_size: PositiveInt = 200, study: Study = Study(), **common):  # noqa: B008
+        super().__init__(batch_size=batch_size, **common)
+        self.study = study
 
     def certify(self, task: ClassificationTask, fitted: Fitted[EquilibriumNetwork], run: Run) -> Report:
         model = fitted.at(self.state)

@@ -3,20 +3,19 @@
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robustrun.certifiers.examplewise import fraction, judge_examples
+from robustrun.certifiers.examplewise import Examplewise, fraction, judge_examples
 from robustrun.certifiers.smoothing import radius_name
 from robustrun.certifiers.splitting_study import Study, compare
 from robustrun.methods.equilibrium import certified_radius, refine, residual, solve
 from robustrun.methods.smoothing import certified_accuracy
 from robustrun.numbers import Positive, PositiveInt
 from robustrun.registry import certifiers
-from robustrun.roles import Batch, Certifier, ClassificationTask, EquilibriumClassifier, Figure, Fitted, Report
+from robustrun.roles import Batch, ClassificationTask, EquilibriumClassifier, Figure, Fitted, Report
 from robustrun.runtime import Run
 
 
@@ -41,7 +40,7 @@ class Proof:
 
 
 @certifiers.register("equilibrium")
-class Equilibrium(Certifier):
+class Equilibrium(Examplewise):
     """Accuracy, existence and uniqueness, convergence of every example, and the l2 radii that follow.
 
     Each example is solved for on its own, so that nothing depends on what else is in the batch. A certificate is of
@@ -49,27 +48,24 @@ class Equilibrium(Certifier):
     error, in float64. Without a positive margin nothing is certified. Radii are in units of the input (pixels).
 
     Args:
-        state: which state of the fitted model.
-        split, examples, batch_size, shard: which examples, and how many at a time.
+        batch_size: examples at a time.
         radii: at which certified accuracy is reported.
         certificate_tol: relative change at which the solve behind a certificate stops.
         study: comparison of both splittings over step lengths.
+        common: see `Examplewise`.
     """
 
     def __init__(
         self,
         *,
-        state: str = "last",
-        split: Literal["train", "valid", "test"] = "test",
-        examples: PositiveInt | None = None,
         batch_size: PositiveInt = 400,
-        shard: str | None = None,
         radii: tuple[Positive, ...] = (0.05, 0.1, 0.2, 0.3, 0.5),
         certificate_tol: Positive = 1e-6,
         study: Study = Study(),  # noqa: B008
+        **common,
     ):
-        self.state, self.radii, self.certificate_tol, self.study = state, radii, certificate_tol, study
-        self.selection = {"split": split, "examples": examples, "batch_size": batch_size, "shard": shard}
+        super().__init__(batch_size=batch_size, **common)
+        self.radii, self.certificate_tol, self.study = radii, certificate_tol, study
 
     def certify(self, task: ClassificationTask, fitted: Fitted[EquilibriumClassifier], run: Run) -> Report:
         model = fitted.at(self.state)

@@ -1,16 +1,41 @@
 """What all certifiers that judge one example at a time share: chunks, resume, shards, progress, signals."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from robustrun.errors import ConfigError
 from robustrun.methods.smoothing import clopper_pearson_lower, clopper_pearson_upper
-from robustrun.roles import Batch, ExampleTask, Split
+from robustrun.numbers import PositiveInt
+from robustrun.roles import Batch, Certifier, ExampleTask, Split
 from robustrun.runtime import Run, shard_indices
 
 Judge = Callable[[Batch], dict[str, Tensor]]
+
+
+class Examplewise(Certifier):
+    """Judges the first examples of a split, by one state of the fitted model: `**self.selection` says which.
+
+    Args:
+        state: which state of the fitted model.
+        split, examples: which examples.
+        batch_size: examples at a time.
+        shard: "i/n": only this part of the examples.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: str = "last",
+        split: Literal["train", "valid", "test"] = "test",
+        examples: PositiveInt | None = None,
+        batch_size: PositiveInt = 1000,
+        shard: str | None = None,
+    ):
+        self.state = state
+        self.selection = {"split": split, "examples": examples, "batch_size": batch_size, "shard": shard}
 
 
 def judge_examples(

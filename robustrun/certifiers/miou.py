@@ -1,51 +1,43 @@
 """Mean intersection over union of networks that give every pixel a label."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustrun.certifiers.examplewise import judge_examples
+from robustrun.certifiers.examplewise import Examplewise, judge_examples
 from robustrun.methods.segmentation import confusion_matrix, intersection_over_union, recall, segment
 from robustrun.numbers import Positive, PositiveInt
 from robustrun.registry import certifiers
-from robustrun.roles import Batch, Certifier, EquilibriumNetwork, Figure, Fitted, Report, SegmentationTask
+from robustrun.roles import Batch, EquilibriumNetwork, Figure, Fitted, Report, SegmentationTask
 from robustrun.runtime import Run
 
 
 @certifiers.register("miou")
-class MeanIntersectionOverUnion(Certifier):
+class MeanIntersectionOverUnion(Examplewise):
     """Mean intersection over union over the classes, and of every class; pixel accuracy; a record an image.
 
     The confusion matrix is summed over all images; a class that never occurs counts 0. Where the network has an
     equilibrium, the records and metrics say how well it was found (in the last look at each image).
 
     Args:
-        state: which state of the fitted model.
-        split, examples: which images.
         batch_size: images at a time.
         scales: every image is looked at in these sizes, and the probabilities averaged.
         flip: and mirrored.
         window: (height, width) of a window that slides over the image; null: the whole image at once.
-        shard: "i/n": only this part of the images.
+        common: see `Examplewise`.
     """
 
     def __init__(
         self,
         *,
-        state: str = "last",
-        split: Literal["train", "valid", "test"] = "test",
-        examples: PositiveInt | None = None,
         batch_size: PositiveInt = 1,
         scales: tuple[Positive, ...] = (1.0,),
         flip: bool = False,
         window: tuple[PositiveInt, PositiveInt] | None = None,
-        shard: str | None = None,
+        **common,
     ):
-        self.state = state
+        super().__init__(batch_size=batch_size, **common)
         self.looks = {"scales": scales, "flip": flip, "window": window}
-        self.selection = {"split": split, "examples": examples, "batch_size": batch_size, "shard": shard}
 
     def certify(self, task: SegmentationTask, fitted: Fitted[nn.Module], run: Run) -> Report:
         model, spec = fitted.at(self.state), task.spec

@@ -14,6 +14,7 @@ from robustrun.numbers import NonNegativeInt, PositiveInt, Probability
 from robustrun.registry import tasks
 from robustrun.roles import BinaryTask, ClassificationSpec, Loader, Split
 from robustrun.runtime import Run
+from robustrun.tasks.loading import surroundings
 
 
 class _FixedBatches(DeviceLoader):
@@ -52,16 +53,7 @@ class _Split(BinaryTask):
     ) -> Loader:
         rows = self._splits[split] if indices is None else self._splits[split][np.asarray(indices)]
         kind = _FixedBatches if train else DeviceLoader
-        return kind(
-            self._inputs,
-            self._labels,
-            batch_size,
-            device=run.device,
-            seed_for=run.seed_for,
-            rank=run.distributed.rank if train else 0,
-            world_size=run.distributed.world_size if train else 1,
-            indices=rows,
-        )
+        return kind(self._inputs, self._labels, batch_size, indices=rows, **surroundings(run, train))
 
 
 @tasks.register("table")

@@ -10,6 +10,7 @@ from robustrun.numbers import Number, Positive, PositiveInt
 from robustrun.registry import tasks
 from robustrun.roles import ClassificationSpec, ClassificationTask, ExampleTask, Loader, Split
 from robustrun.runtime import Run
+from robustrun.tasks.loading import surroundings
 
 
 class Streamed(ExampleTask):
@@ -51,15 +52,11 @@ class Streamed(ExampleTask):
         return ImageFolderLoader(
             self._files[split, train],
             batch_size,
-            device=run.device,
-            seed_for=run.seed_for,
-            shuffle=train,
-            rank=run.distributed.rank if train else 0,
-            world_size=run.distributed.world_size if train else 1,
             drop_last=train and self._drop_last and len(chosen) >= batch_size,
             indices=chosen if indices is None else chosen[torch.as_tensor(indices)],
             channels_last=run.precision.channels_last,
             workers=self._workers,
+            **surroundings(run, train),
         )
 
 

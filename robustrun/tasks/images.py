@@ -14,10 +14,11 @@ from robustrun.numbers import NonNegativeInt, PositiveInt
 from robustrun.registry import tasks
 from robustrun.roles import ClassificationSpec, ClassificationTask, Loader, Split
 from robustrun.runtime import Run
+from robustrun.tasks.loading import surroundings
 
 
 @dataclass(frozen=True)
-class _Facts:
+class Facts:
     """What a data set is known for; normalisation as in fast_at and robust_overfitting."""
 
     shape: tuple[int, int, int]
@@ -26,17 +27,17 @@ class _Facts:
     std: tuple[float, ...] = ()
 
 
-_FACTS = {
-    "mnist": _Facts((1, 28, 28), 10),
-    "fashion_mnist": _Facts((1, 28, 28), 10),
-    "digits": _Facts((1, 8, 8), 10),
-    "cifar10": _Facts((3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
-    "cifar100": _Facts((3, 32, 32), 100, (0.507075, 0.486549, 0.440918), (0.267334, 0.256438, 0.276150)),
-    "svhn": _Facts((3, 32, 32), 10, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+FACTS = {
+    "mnist": Facts((1, 28, 28), 10),
+    "fashion_mnist": Facts((1, 28, 28), 10),
+    "digits": Facts((1, 8, 8), 10),
+    "cifar10": Facts((3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": Facts((3, 32, 32), 100, (0.507075, 0.486549, 0.440918), (0.267334, 0.256438, 0.276150)),
+    "svhn": Facts((3, 32, 32), 10, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
 
-class _InMemory(ClassificationTask):
+class InMemory(ClassificationTask):
     """Splits of arrays on the device, augmented there in batches."""
 
     _arrays: Arrays | None = None
@@ -77,20 +78,16 @@ class _InMemory(ClassificationTask):
             arrays.images,
             arrays.labels,
             batch_size,
-            device=run.device,
-            seed_for=run.seed_for,
-            shuffle=train,
             augment=self._augment if train else (),
-            rank=run.distributed.rank if train else 0,
-            world_size=run.distributed.world_size if train else 1,
             indices=chosen,
             companions=self._companions if train and split == "train" else None,
             channels_last=run.precision.channels_last,
+            **surroundings(run, train),
         )
 
 
 @tasks.register("images")
-class Images(_InMemory):
+class Images(InMemory):
     """A standard set of small images, obtained on first use.
 
     Args:
@@ -118,7 +115,7 @@ class Images(_InMemory):
     ):
         super().__init__(augment, validation, limit, test_limit)
         self._dataset, self._extra, self._extra_labels = dataset, extra, extra_labels
-        facts = _FACTS[dataset]
+        facts = FACTS[dataset]
         self.spec = ClassificationSpec(facts.shape, facts.classes, facts.mean, facts.std)
 
     def load(self, run: Run) -> None:

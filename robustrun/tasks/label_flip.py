@@ -14,11 +14,11 @@ from robustrun.numbers import NonNegativeInt, PositiveInt
 from robustrun.registry import tasks
 from robustrun.roles import ClassificationSpec
 from robustrun.runtime import Run
-from robustrun.tasks.images import _FACTS, _InMemory
+from robustrun.tasks.images import FACTS, InMemory
 
 
 @tasks.register("class_subset")
-class ClassSubset(_InMemory):
+class ClassSubset(InMemory):
     """Some classes of a standard set of small images, in the file's order; label i is the i-th class named.
 
     Args:
@@ -35,7 +35,7 @@ class ClassSubset(_InMemory):
         limit: PositiveInt | None = None,
         test_limit: PositiveInt | None = None,
     ):
-        facts = _FACTS[dataset]
+        facts = FACTS[dataset]
         if len(classes) < 2 or len(set(classes)) < len(classes) or max(classes) >= facts.classes:
             raise ConfigError(
                 f"task.classes={classes}: name two or more different classes below {facts.classes} of {dataset}"
@@ -56,7 +56,7 @@ class ClassSubset(_InMemory):
         self._take(Arrays(part(arrays.train), part(arrays.test)).to(run.device))
 
 
-class _Features(_InMemory):
+class _Features(InMemory):
     """Feature vectors, standardised inside the model by the training inputs' figures."""
 
     def __init__(self, classes: int, limit: int | None, test_limit: int | None):

@@ -12,22 +12,7 @@ from robustrun.numbers import NonNegative, Number, Positive, PositiveInt
 from robustrun.registry import tasks
 from robustrun.roles import DynamicsSpec, DynamicsTask, Loader, PendulumSpec, Split
 from robustrun.runtime import Run
-
-
-def state_loader(
-    states: Tensor, targets: Tensor, batch_size: int, run: Run, *, train: bool, dtype: torch.dtype = torch.float32
-) -> Loader:
-    """Batches of states with their targets, held on the device; shuffled and shared among the ranks if `train`."""
-    return DeviceLoader(
-        states.to(dtype),
-        targets.to(dtype),
-        batch_size,
-        device=run.device,
-        seed_for=run.seed_for,
-        shuffle=train,
-        rank=run.distributed.rank if train else 0,
-        world_size=run.distributed.world_size if train else 1,
-    )
+from robustrun.tasks.loading import surroundings
 
 
 @tasks.register("pendulum")
@@ -92,7 +77,7 @@ class Pendulum(DynamicsTask):
             targets = rollout(integrator(self.system.field, self.spec.dt), states, horizon)[1:].transpose(0, 1)
         else:
             targets = self.system.field(states)
-        return state_loader(states, targets, batch_size, run, train=train)
+        return DeviceLoader(states.float(), targets.float(), batch_size, **surroundings(run, train))
 
     def derivative(self, states: Tensor) -> Tensor:
         return self.system.field(states)

@@ -21,6 +21,7 @@ from robustrun.registry import tasks
 from robustrun.roles import Loader, RegressionSpec, SensorTask, Split
 from robustrun.runtime import Run
 from robustrun.tasks import injector_physics as physics
+from robustrun.tasks.loading import surroundings
 from robustrun.tasks.sensor_table import Column, Table, Target, read_table
 
 
@@ -65,18 +66,7 @@ class Sensors(SensorTask):
     def loader(
         self, split: Split, batch_size: int, run: Run, *, train: bool = False, indices: Sequence[int] | None = None
     ) -> Loader:
-        inputs, targets = self._parts[split]
-        return DeviceLoader(
-            inputs,
-            targets,
-            batch_size,
-            device=run.device,
-            seed_for=run.seed_for,
-            shuffle=train,
-            rank=run.distributed.rank if train else 0,
-            world_size=run.distributed.world_size if train else 1,
-            indices=indices,
-        )
+        return DeviceLoader(*self._parts[split], batch_size, indices=indices, **surroundings(run, train))
 
     def tolerance(self, inputs: Tensor) -> Tensor:
         return torch.as_tensor(self.fixed_tolerance(), dtype=inputs.dtype, device=inputs.device)

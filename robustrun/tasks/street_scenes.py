@@ -10,6 +10,7 @@ from robustrun.numbers import NonNegativeInt, PositiveInt
 from robustrun.registry import tasks
 from robustrun.roles import Loader, SegmentationSpec, SegmentationTask, Split
 from robustrun.runtime import Run
+from robustrun.tasks.loading import surroundings
 
 
 @tasks.register("street_scenes")
@@ -48,11 +49,7 @@ class StreetScenes(SegmentationTask):
         return DeviceLoader(
             *self._scenes[split],
             batch_size,
-            device=run.device,
-            seed_for=run.seed_for,
-            shuffle=train,
-            rank=run.distributed.rank if train else 0,
-            world_size=run.distributed.world_size if train else 1,
             indices=indices,
             channels_last=run.precision.channels_last,
+            **surroundings(run, train),
         )

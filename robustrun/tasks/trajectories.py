@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustrun.data import DeviceLoader
 from robustrun.errors import ConfigError, DataError
 from robustrun.numbers import NonNegativeInt, Positive, PositiveInt, Probability
 from robustrun.registry import tasks
 from robustrun.roles import DynamicsSpec, DynamicsTask, Loader, Split
 from robustrun.runtime import Run
-from robustrun.tasks.pendulum import state_loader
+from robustrun.tasks.loading import surroundings
 
 
 class _Recorded(DynamicsTask):
@@ -62,7 +63,7 @@ class _Recorded(DynamicsTask):
         else:
             states = torch.cat(parts)
             targets = torch.cat([torch.gradient(t, spacing=self.spec.dt, dim=0, edge_order=2)[0] for t in parts])
-        return state_loader(states, targets, batch_size, run, train=train)
+        return DeviceLoader(states.float(), targets.float(), batch_size, **surroundings(run, train))
 
     def trajectories(self, count: int, steps: int, run: Run) -> tuple[Tensor, Tensor]:
         parts = self._parts["test"]

@@ -13,10 +13,16 @@ Ties are part of the behaviour: of equally good actions the first is taken, of e
 to the one with the largest id. Sets of pairs are boolean arrays (S, A) throughout.
 """
 
-from .agents import ASE, MBIE, Agent, EpsilonGreedy, RMax, SafeEpsilonGreedy, SafeRMax
-from .analogies import Analogies
-from .confidence import Evidence, Radius, samples_to_know_support, scaled_radius, weissman_radius
-from .evaluation import (
+from robustrun.methods.safe_exploration.agents import ASE, MBIE, Agent, EpsilonGreedy, RMax, SafeEpsilonGreedy, SafeRMax
+from robustrun.methods.safe_exploration.analogies import Analogies
+from robustrun.methods.safe_exploration.confidence import (
+    Evidence,
+    Radius,
+    samples_to_know_support,
+    scaled_radius,
+    weissman_radius,
+)
+from robustrun.methods.safe_exploration.evaluation import (
     failure_probability_bound,
     pac_sample_complexity,
     pac_samples,
@@ -25,15 +31,15 @@ from .evaluation import (
     safe_optimal_q,
     suboptimal,
 )
-from .goals import Target, choose_target, pairs_to_explore, reachable_states
-from .gridworld import ACTIONS, FIVE_ISLANDS, SMALL_ISLANDS, GridWorld, grid_world
-from .mdp import Knowledge, TabularMDP, knowledge_from_analogy
-from .model import Model, Support, nominal_model
-from .planning import MASKED, Plan, Planner, moved_mass
-from .platformer import LEVEL_7, SHORT_LEVEL, Level, Platformer, platformer
-from .safe_set import safe_set
-from .scene import Scene
-from .trial import Trial
+from robustrun.methods.safe_exploration.goals import Target, choose_target, pairs_to_explore, reachable_states
+from robustrun.methods.safe_exploration.gridworld import ACTIONS, FIVE_ISLANDS, SMALL_ISLANDS, GridWorld, grid_world
+from robustrun.methods.safe_exploration.mdp import Knowledge, TabularMDP, knowledge_from_analogy
+from robustrun.methods.safe_exploration.model import Model, Support, nominal_model
+from robustrun.methods.safe_exploration.planning import MASKED, Plan, Planner, moved_mass
+from robustrun.methods.safe_exploration.platformer import LEVEL_7, SHORT_LEVEL, Level, Platformer, platformer
+from robustrun.methods.safe_exploration.safe_set import safe_set
+from robustrun.methods.safe_exploration.scene import Scene
+from robustrun.methods.safe_exploration.trial import Trial
 
 __all__ = [
     "ACTIONS",

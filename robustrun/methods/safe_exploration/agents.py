@@ -10,12 +10,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .confidence import Evidence, Radius
-from .goals import choose_target
-from .mdp import Knowledge
-from .model import Model, Support, nominal_model
-from .planning import Plan, Planner
-from .safe_set import safe_set
+from robustrun.methods.safe_exploration.confidence import Evidence, Radius
+from robustrun.methods.safe_exploration.goals import choose_target
+from robustrun.methods.safe_exploration.mdp import Knowledge
+from robustrun.methods.safe_exploration.model import Model, Support, nominal_model
+from robustrun.methods.safe_exploration.planning import Plan, Planner
+from robustrun.methods.safe_exploration.safe_set import safe_set
 
 FAILURE_REWARD = -100.0  # what unsafe agents count for a failure, so that the best they can learn is safe
 

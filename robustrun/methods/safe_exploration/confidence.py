@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .mdp import Knowledge
+from robustrun.methods.safe_exploration.mdp import Knowledge
 
 Radius = Callable[[np.ndarray], np.ndarray]  # number of samples -> L1 radius in [0, 2]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .mdp import TabularMDP
+from robustrun.methods.safe_exploration.mdp import TabularMDP
 
 
 def safe_optimal_q(mdp: TabularMDP, *, gamma: float, horizon: int) -> np.ndarray:

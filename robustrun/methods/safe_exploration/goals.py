@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .confidence import Evidence
-from .model import Model
-from .planning import Plan, Planner
+from robustrun.methods.safe_exploration.confidence import Evidence
+from robustrun.methods.safe_exploration.model import Model
+from robustrun.methods.safe_exploration.planning import Plan, Planner
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .analogies import Analogies
-from .mdp import Knowledge, TabularMDP
-from .scene import FLOOR, GOAL, LAVA, SAFE, Scene
+from robustrun.methods.safe_exploration.analogies import Analogies
+from robustrun.methods.safe_exploration.mdp import Knowledge, TabularMDP
+from robustrun.methods.safe_exploration.scene import FLOOR, GOAL, LAVA, SAFE, Scene
 
 ACTIONS = ("up", "down", "left", "right", "jump up", "jump down", "jump left", "jump right")
 FIVE_ISLANDS = """

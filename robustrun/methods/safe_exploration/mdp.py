@@ -5,11 +5,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .analogies import Analogies
+from robustrun.methods.safe_exploration.analogies import Analogies
+
+
+class _States:
+    """What rewards and ends say of S states."""
+
+    reward: np.ndarray
+    terminal: np.ndarray
+
+    @property
+    def n_states(self) -> int:
+        """S."""
+        return len(self.reward)
+
+    @property
+    def unsafe(self) -> np.ndarray:
+        """(S,) bool: states in which no agent should ever act."""
+        return self.reward < 0
+
+    @property
+    def goal(self) -> np.ndarray:
+        """(S,) bool: terminal states that are not failures."""
+        return self.terminal & ~self.unsafe
 
 
 @dataclass(frozen=True)
-class TabularMDP:
+class TabularMDP(_States):
     """A finite MDP whose rewards belong to states: the truth, which agents do not see.
 
     successors     (S, A, J) int, state ids; entries of probability 0 may be -1
@@ -48,26 +70,13 @@ class TabularMDP:
             raise ValueError(f"a row of probabilities sums to {totals.flat[abs(totals - 1).argmax()]:.6g}, not 1")
 
     @property
-    def n_states(self) -> int:
-        return self.successors.shape[0]
-
-    @property
     def n_actions(self) -> int:
+        """A."""
         return self.successors.shape[1]
-
-    @property
-    def unsafe(self) -> np.ndarray:
-        """(S,) bool: states in which no agent should ever act."""
-        return self.reward < 0
-
-    @property
-    def goal(self) -> np.ndarray:
-        """(S,) bool: terminal states that are not failures."""
-        return self.terminal & ~self.unsafe
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class Knowledge(_States):
     """What an agent knows from the start: rewards, what could happen, what is safe, and what is alike.
 
     reward        (S,)
@@ -100,20 +109,9 @@ class Knowledge:
             raise ValueError("the initial safe set holds pairs of unsafe or terminal states")
 
     @property
-    def n_states(self) -> int:
-        return self.context.shape[0]
-
-    @property
     def n_actions(self) -> int:
+        """A."""
         return self.context.shape[1]
-
-    @property
-    def unsafe(self) -> np.ndarray:
-        return self.reward < 0
-
-    @property
-    def goal(self) -> np.ndarray:
-        return self.terminal & ~self.unsafe
 
     def outcome(self, state: int, action: int, successor: int) -> int:
         """The column of `outcomes` that leads from the pair to `successor`; ValueError if none does."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .confidence import Evidence
-from .mdp import Knowledge
+from robustrun.methods.safe_exploration.confidence import Evidence
+from robustrun.methods.safe_exploration.mdp import Knowledge
 
 
 @dataclass(frozen=True)

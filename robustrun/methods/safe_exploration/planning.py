@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .model import Model, Support
+from robustrun.methods.safe_exploration.model import Model, Support
 
 MASKED = -100.0  # the value of a forbidden action: finite, so that a state without actions has an argmax
 NEGLIGIBLE = 1e-6  # mass below this is rounding, not a transition

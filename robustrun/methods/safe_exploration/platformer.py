@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .analogies import Analogies
-from .mdp import Knowledge, TabularMDP
-from .scene import FLOOR, GOAL, LAVA, SAFE, Scene
+from robustrun.methods.safe_exploration.analogies import Analogies
+from robustrun.methods.safe_exploration.mdp import Knowledge, TabularMDP
+from robustrun.methods.safe_exploration.scene import FLOOR, GOAL, LAVA, SAFE, Scene
 
 NONE, ICE, CONCRETE, SAND = range(4)
 JUMP_IMPULSE_2 = np.array([0.0, 0.5, 1.0, 0.0])  # probability of the strong impulse, by tile; else the weak one

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .model import Model, Support
+from robustrun.methods.safe_exploration.model import Model, Support
 
 
 def safe_set(safe: np.ndarray, known: np.ndarray, model: Model, support: Support) -> np.ndarray:

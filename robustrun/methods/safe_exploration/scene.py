@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .mdp import TabularMDP
+from robustrun.methods.safe_exploration.mdp import TabularMDP
 
 LAVA, FLOOR, SAFE, GOAL, AGENT = (214, 96, 77), (245, 245, 245), (198, 219, 239), (65, 171, 93), (37, 52, 148)
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .agents import Agent
-from .mdp import TabularMDP
+from robustrun.methods.safe_exploration.agents import Agent
+from robustrun.methods.safe_exploration.mdp import TabularMDP
 
 
 class Trial:

@@ -64,7 +64,7 @@ def certify(
             cannot change certified accuracy, and saves its cost.
     """
     guess = select(votes, examples, n0)
-    trials = np.where(_worth(guess, labels), n, 0)
+    trials = np.where(worth(guess, labels), n, 0)
     rows = np.flatnonzero(trials)
     successes = np.zeros(examples, dtype=np.int64)
     successes[rows] = count_of(votes, rows, guess, n0, n)
@@ -122,5 +122,5 @@ def conclude(
     return SmoothedCertificate(np.where(answered, guess, ABSTAIN), radius, guess, successes, trials, p_lower)
 
 
-def _worth(guess: NDArray[np.int64], labels: Tensor | None) -> NDArray[np.bool_]:
+def worth(guess: NDArray[np.int64], labels: Tensor | None) -> NDArray[np.bool_]:
     return np.ones(len(guess), dtype=bool) if labels is None else guess == labels.cpu().numpy()

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from robustrun.methods.smoothing.binomial import clopper_pearson_lower, clopper_pearson_upper
-from robustrun.methods.smoothing.gaussian import SmoothedCertificate, _worth, conclude, count_of, select
+from robustrun.methods.smoothing.gaussian import SmoothedCertificate, conclude, count_of, select, worth
 from robustrun.methods.smoothing.gaussian_noise import Noise, Norm
 from robustrun.methods.smoothing.gaussian_votes import Votes
 
@@ -58,7 +58,7 @@ def certify_adaptive(
     plan = looks(n)
     successes, trials = (np.zeros(examples, dtype=np.int64) for _ in range(2))
     p_lower = np.zeros(examples)
-    open_ = np.flatnonzero(_worth(guess, labels))
+    open_ = np.flatnonzero(worth(guess, labels))
     for draws, level in zip(plan, spending(len(plan), alpha), strict=True):
         done = int(trials[open_[0]]) if len(open_) else draws
         successes[open_] += count_of(votes, open_, guess, n0 + done, int(draws) - done)

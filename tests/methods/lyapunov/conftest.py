@@ -1,12 +1,3 @@
-import pytest
-import torch
+"""Everything in double precision, as in the tests of dynamics."""
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-    """Everything in double precision, from one seed."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
+from tests.methods.dynamics.conftest import _float64 as _float64
