@@ -12,12 +12,12 @@ from robustrun.data import Arrays, Split
 from robustrun.errors import Stopped
 from robustrun.roles import ClassificationSpec, Fitted
 from robustrun.runtime import Run
-from robustrun.tasks.images import _InMemory
+from robustrun.tasks.images import InMemory
 
 EPSILON = 0.1
 
 
-class Greys(_InMemory):
+class Greys(InMemory):
     """Forty images of one grey, 1 x 4 x 4, from 0 to 1; label 1 if brighter than one half."""
 
     def __init__(self, count=40):

@@ -11,13 +11,13 @@ from torch import nn
 from robustrun.data import Arrays, Split
 from robustrun.roles import ClassificationSpec
 from robustrun.runtime import Run
-from robustrun.tasks.images import _InMemory
+from robustrun.tasks.images import InMemory
 from robustrun.trainers.adversarial import Adversarial, CollapseDetector, Free
 from robustrun.trainers.recipe import Optimizer, Schedule
 from robustrun.trainers.supervised import Monitor, Standard
 
 
-class Tiny(_InMemory):
+class Tiny(InMemory):
     """`n` random images of 3 x 8 x 8 in 4 classes."""
 
     def __init__(self, n=20, augment=(), validation=0):
