@@ -7,10 +7,11 @@ one's mean duality gap. Both train the same network on the same batches.
 """
 
 import argparse
-import time
+import statistics
 
 import numpy as np
 import torch
+from _measure import claim, clock, timed
 from scipy.linalg import sqrtm
 from scipy.optimize import brentq
 from torch import nn
@@ -110,7 +111,7 @@ class PlainLoss:
 
 
 def epochs(loss_of, gap, n, batches, rounds):
-    """Seconds a batch in the last epoch and its mean gap, on a synthetic imbalanced problem."""
+    """Seconds of each batch in the last epoch and its mean gap, on a synthetic imbalanced problem."""
     generator = torch.Generator().manual_seed(0)
     y = (torch.rand(n * batches, generator=generator) < 0.2).float()
     X = torch.randn(n * batches, 10, generator=generator) + 0.4 * y[:, None]
@@ -118,23 +119,29 @@ def epochs(loss_of, gap, n, batches, rounds):
     net = nn.Sequential(nn.Linear(10, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 1))
     optimiser = torch.optim.SGD(net.parameters(), lr=3e-3)
     for _ in range(rounds):
-        gaps, start = [], time.perf_counter()
+        gaps, seconds = [], []
         for rows in torch.arange(n * batches).split(n):
+            begin = clock()
             optimiser.zero_grad()
             loss_of(net(X[rows]).flatten(), y[rows]).backward()
             optimiser.step()
+            seconds.append(clock() - begin)
             gaps.append(gap())
-    return (time.perf_counter() - start) / batches, float(np.mean(gaps))
+    return seconds, float(np.mean(gaps))
 
 
 def compare(metric, n, batches):
     plain = PlainLoss(metric)
-    slow, wanted = epochs(plain, lambda: plain.gap, n, min(batches, 4), 1)
+    plain_seconds, wanted = epochs(plain, lambda: plain.gap, n, min(batches, 4), 1)
     # the mean gap lies below the tolerance where games end, so aim at the plain one's mean itself
     ours = AdversarialPredictionLoss(metric, tolerance=wanted, max_iterations=300, check_every=5)
-    fast, reached = epochs(ours, lambda: ours.last.gap.item(), n, batches, 3)
+    seconds, reached = epochs(ours, lambda: ours.last.gap.item(), n, batches, 3)
+    slow, fast = statistics.mean(plain_seconds), statistics.mean(seconds)
     print(f"{metric!s:>8} {n:>5} {1e3 * slow:>12.1f} {wanted:>9.4f}", end=" ")
     print(f"{1e3 * fast:>11.2f} {reached:>9.4f} {slow / fast:>7.0f}x")
+    what, against = f"AP-Perf for {metric!s}, a step of {n} examples", "a plain ADMM of 100 iterations"
+    claim(what, [batch / fast for batch in plain_seconds], at_least=10, against=against)
+    claim(f"{what}: duality gap", [reached / wanted], at_most=1, against=against, clock="")
 
 
 def growth(metric, sizes):
@@ -147,21 +154,19 @@ def growth(metric, sizes):
         labels = (torch.rand(1, n, generator=generator) < 0.2).long()
         count = 40 if n <= 100 else 15
         state = solve_game(scores, labels, metric, admm=ADMM(0, 60, 30)).state
-        start = time.perf_counter()
-        solve_game(scores, labels, metric, admm=ADMM(0, count, count), start=state)
-        ours = (time.perf_counter() - start) / count
+        warm = {"admm": ADMM(0, count, count), "start": state}
+        ours = timed(lambda: solve_game(scores, labels, metric, **warm)) / count  # noqa: B023
         matrix = np.random.default_rng(0).normal(size=(n, n))
         matrix = matrix + matrix.T
-        start = time.perf_counter()
-        for _ in range(3):
-            np.linalg.eigh(matrix)
-        factor = (time.perf_counter() - start) / 3
+        factor = min(timed(lambda: np.linalg.eigh(matrix)) for _ in range(3))  # noqa: B023
         first = first or (ours, factor, n)
         rank = game_of(metric, n, CPU).scale.numel()
         print(
             f"{n:>5} {1e3 * ours:>10.2f} {ours / first[0]:>6.1f}x {(n / first[2]) ** 3:>6.0f}x {rank:>5}"
             f" {1e3 * factor:>9.2f} {factor / first[1]:>6.1f}x"
         )
+    what = f"AP-Perf: growth of an iteration from {sizes[0]} to {sizes[-1]} examples"
+    claim(what, [ours / first[0]], at_most=(sizes[-1] / sizes[0]) ** 3, against=f"{sizes[0]} examples (target: n^3)")
 
 
 def main() -> None:

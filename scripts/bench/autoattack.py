@@ -5,10 +5,10 @@ The network is the MNIST CNN of arXiv 2001.03994, trained here by FGSM from a ra
 """
 
 import argparse
-import time
 
 import torch
 import torch.nn.functional as F
+from _measure import claim, clock, clock_name
 from torch import Tensor
 
 from robustrun.data import obtain
@@ -77,23 +77,25 @@ def main() -> None:
     x, y = data.test.images[: arguments.examples].float() / 255, data.test.labels[: arguments.examples]
     model = train(images, labels, arguments.epochs, 0.3)
 
-    # On a CPU that others use too, processor time says more than the clock on the wall.
-    clock = time.process_time if arguments.device == "cpu" else time.perf_counter
     budget = {"steps": arguments.steps, "queries": arguments.queries}
     begin = clock()
     generator = torch.Generator(arguments.device).manual_seed(0)
     ours = autoattack(model, x, y, norm=arguments.norm, epsilon=epsilon, generator=generator, **budget)
     ours_seconds = clock() - begin
-    print(f"{arguments.examples} images, {arguments.norm} {epsilon:g}, {arguments.device}")
+    print(f"{arguments.examples} images, {arguments.norm} {epsilon:g}, {arguments.device}, {clock_name()} time")
     print("after each attack: " + ", ".join(f"{k} {v:.3f}" for k, v in ours.robust_accuracy.items()))
     accuracy = 1 - ours.success.double().mean().item()
     print(f"robustrun     robust accuracy {accuracy:.4f}  {ours_seconds:8.1f} s")
     if not arguments.skip_reference:
         begin = clock()
-        accuracy = reference(model, x, y, arguments.norm, epsilon, **budget)
+        theirs = reference(model, x, y, arguments.norm, epsilon, **budget)
         seconds = clock() - begin
         times = seconds / ours_seconds
-        print(f"torchattacks  robust accuracy {accuracy:.4f}  {seconds:8.1f} s  ({times:.1f} times ours)")
+        print(f"torchattacks  robust accuracy {theirs:.4f}  {seconds:8.1f} s  ({times:.1f} times ours)")
+        what, against = f"AutoAttack in {arguments.norm}, {arguments.examples} MNIST images", "torchattacks"
+        claim(f"{what}: time", [times], at_least=1, against=against)
+        difference = accuracy - theirs
+        claim(f"{what}: robust accuracy less theirs", [difference], at_most=0, against=against, unit="", clock="")
 
 
 if __name__ == "__main__":

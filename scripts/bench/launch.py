@@ -4,34 +4,24 @@ python scripts/bench/launch.py --rows 6
 
 The job trains nothing (an untrained network on scikit-learn's digits), so that all of its time is the runner's. A
 row's overhead is the slope of the time over the number of rows, less what the job itself took (`timings.total`).
+Answers are printed in seconds of the wall, and of the processor in brackets.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
+from _measure import claim, clock_name, command_seconds
+
 JOB = ("task=digits", "model=mlp_classifier", "trainer=none", "certifier=accuracy")
-
-
-def seconds(outputs: Path, *arguments: str) -> float:
-    """Wall time of `robustrun ARGUMENTS`, the start of python included."""
-    environment = {**os.environ, "ROBUSTRUN_OUTPUTS": str(outputs)}
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "robustrun.cli", *arguments]
-    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - start
 
 
 def sweep(rows: int) -> tuple[float, float]:
     """Wall time of a multirun of so many rows, and what its jobs took themselves."""
     with tempfile.TemporaryDirectory() as directory:
-        wall = seconds(Path(directory), "-m", *JOB, f"seed=range({rows})")
+        wall, _ = command_seconds(Path(directory), "-m", *JOB, f"seed=range({rows})")
         results = [json.loads(path.read_text()) for path in Path(directory).rglob("result.json")]
         assert len(results) == rows
         return wall, sum(result["timings"]["total"] for result in results)
@@ -49,7 +39,10 @@ def main() -> None:
         "an unknown key": ("+exp=fast_at_cifar", "trainer.epohs=1"),
     }
     for name, command in answers.items():
-        print(f"{name:<40} {statistics.median(seconds(nowhere, *command) for _ in range(arguments.rounds)):6.2f} s")
+        times = list(zip(*(command_seconds(nowhere, *command) for _ in range(arguments.rounds)), strict=True))
+        wall, processor = map(statistics.median, times)
+        print(f"{name:<40} {wall:6.2f} s ({processor:.2f})")
+        claim(f"answer to {name}", times[clock_name() == "processor"], at_most=1, unit="s")
     one, many = [], []
     for _ in range(arguments.rounds):
         one.append(sweep(1))
@@ -60,6 +53,7 @@ def main() -> None:
         for (first, first_own), (wall, own) in zip(one, many, strict=True)
     ]
     print(f"{'a further row of a multirun':<40} {statistics.median(slopes):6.2f} s")
+    claim("a further row of a multirun, beyond its job", slopes, at_most=2, unit="s", clock="wall")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ torchdeq comes with the extra `bench`.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import torch
 import torchdeq
+from _measure import claim, ratios, timed
 from torch import Tensor
 from torchdeq.solver import get_solver
 
@@ -56,23 +56,11 @@ def problem(size: str, batch: int) -> tuple[Equation, Tensor]:
     return Equation(equation.function, *leaves), start
 
 
-def paired(ours: Callable[[], float], theirs: Callable[[], float], repeats: int) -> tuple[float, float, float]:
-    """Median seconds of both, and the median of their ratios."""
+def paired(ours: Callable[[], float], theirs: Callable[[], float], repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds of both, a value a repeat."""
     ours(), theirs()
-    pairs = []
-    for i in range(repeats):
-        first = (theirs(), ours()) if i % 2 else (ours(), theirs())[::-1]
-        pairs.append(first)
-    seconds = [statistics.median(column) for column in zip(*pairs, strict=True)]
-    return seconds[1], seconds[0], statistics.median(them / us for them, us in pairs)
-
-
-def timed(action: Callable[[], object]) -> float:
-    """Seconds; of this process's CPU where it has one thread, so that neighbours do not count."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
-    action()
-    return clock() - start
+    pairs = [(theirs(), ours())[::-1] if i % 2 else (ours(), theirs()) for i in range(repeats)]
+    return tuple(zip(*pairs, strict=True))
 
 
 def forward(equation: Equation, start: Tensor, case: Case, repeats: int) -> None:
@@ -135,14 +123,16 @@ def steps_of(case: Case) -> int:
     return case.steps + 1 if case.method == "anderson" else case.steps
 
 
-def report(what: str, case: Case, seconds: tuple[float, float, float], reached: dict[str, float]) -> None:
-    ours, theirs, ratio = seconds
+def report(what: str, case: Case, seconds: tuple[list[float], list[float]], reached: dict[str, float]) -> None:
+    ours, theirs = map(statistics.median, seconds)
+    found = ratios(seconds[1], seconds[0])
     until = f"to {case.rtol:g}" if case.rtol else f"{case.steps} steps"
     print(
         f"{what:14} {case.method:9} {until:9} ours {1e3 * ours:8.1f} ms (residual {reached['ours']:.1e})   "
-        f"torchdeq {1e3 * theirs:8.1f} ms ({reached['theirs']:.1e})   ratio {ratio:5.2f}",
+        f"torchdeq {1e3 * theirs:8.1f} ms ({reached['theirs']:.1e})   ratio {statistics.median(found):5.2f}",
         flush=True,
     )
+    claim(f"{case.method} {until}, {what}", found, at_least=1.5, against="torchdeq's same solver")
 
 
 def main() -> None:

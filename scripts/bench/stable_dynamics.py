@@ -2,27 +2,16 @@
 
 import argparse
 import math
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _measure import claim, ratios, turns
 from torch import Tensor, nn
 
 from robustrun.methods.dynamics import NLinkPendulum, integrator, rollout
 from robustrun.methods.lyapunov import ConvexNetwork, SmoothRelu, StableDynamics, WrappedLyapunov
-
-
-def best_of(action: Callable[[], object], repeats: int, runs: int) -> float:
-    """Seconds a call, the best of `repeats` averages over `runs` calls."""
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        for _ in range(runs):
-            action()
-        times.append((time.perf_counter() - begin) / runs)
-    return min(times)
 
 
 def nested_autograd(model: StableDynamics, x: Tensor) -> Tensor:
@@ -51,6 +40,9 @@ def nested_autograd(model: StableDynamics, x: Tensor) -> Tensor:
     return free - gradient * (excess / (gradient * gradient).sum(1, keepdim=True))
 
 
+STEPS = 20  # in one measurement
+
+
 def training_step(links: int, repeats: int) -> None:
     n, batch = 2 * links, 200 * links
     nominal = nn.Sequential(nn.Linear(n, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, n))
@@ -60,17 +52,20 @@ def training_step(links: int, repeats: int) -> None:
     target = NLinkPendulum(links).field(x)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0)  # every call does the same work
 
-    def step(predict: Callable[[Tensor], Tensor]) -> None:
-        optimizer.zero_grad()
-        F.mse_loss(predict(x), target).backward()
-        optimizer.step()
+    def steps(predict: Callable[[Tensor], Tensor]) -> None:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            F.mse_loss(predict(x), target).backward()
+            optimizer.step()
 
     torch.testing.assert_close(model(x), nested_autograd(model, x), rtol=1e-3, atol=1e-3)
-    best = {"plain": math.inf, "ours": math.inf}
-    for _ in range(repeats):  # in turns, so that a noisy neighbour hits both
-        best["plain"] = min(best["plain"], best_of(lambda: step(lambda x: nested_autograd(model, x)), 1, 20))
-        best["ours"] = min(best["ours"], best_of(lambda: step(model), 1, 20))
-    row(f"training step, N = {links}, batch {batch}", best["plain"] * 1e3, best["ours"] * 1e3, "ms")
+    ways = {"plain": lambda: steps(lambda x: nested_autograd(model, x)), "ours": lambda: steps(model)}
+    times = turns(ways, repeats)
+    plain, ours = (min(seconds) / STEPS * 1e3 for seconds in times.values())
+    row(f"training step, N = {links}, batch {batch}", plain, ours, "ms")
+    if links == 8:
+        what = "training step of the 8-link pendulum model"
+        claim(what, ratios(times["plain"], times["ours"]), at_least=2, against="nested autograd")
 
 
 def per_state_field(links: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -89,28 +84,33 @@ def per_state_field(links: int) -> Callable[[np.ndarray], np.ndarray]:
     return field
 
 
-def data_generation(links: int, starts: int, steps: int) -> None:
+def data_generation(links: int, starts: int, steps: int, repeats: int) -> None:
     pendulum, h = NLinkPendulum(links), 0.01
     start = (2 * torch.rand(starts, 2 * links, dtype=torch.float64) - 1) * math.pi / 8
-    begin = time.perf_counter()
-    ours = rollout(integrator(pendulum.field, h), start, steps)
-    batched = time.perf_counter() - begin
-
     field, few = per_state_field(links), max(1, starts // 100)  # a hundredth of the starts is enough to time it
-    begin = time.perf_counter()
-    plain = start[:few].numpy().copy()
-    for b in range(few):
-        x = plain[b]
-        for _ in range(steps):
-            k1 = field(x)
-            k2 = field(x + h / 2 * k1)
-            k3 = field(x + h / 2 * k2)
-            k4 = field(x + h * k3)
-            x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        plain[b] = x
-    one_by_one = (time.perf_counter() - begin) * starts / few
-    np.testing.assert_allclose(ours[-1, :few].numpy(), plain, atol=1e-6)
-    row(f"data, N = {links}, {starts} starts x {steps} RK4 steps", one_by_one, batched, "s")
+    ends: dict[str, np.ndarray] = {}
+
+    def batched() -> None:
+        ends["ours"] = rollout(integrator(pendulum.field, h), start, steps)[-1, :few].numpy()
+
+    def one_by_one() -> None:
+        ends["plain"] = start[:few].numpy().copy()
+        for b, x in enumerate(ends["plain"]):
+            for _ in range(steps):
+                k1 = field(x)
+                k2 = field(x + h / 2 * k1)
+                k3 = field(x + h / 2 * k2)
+                k4 = field(x + h * k3)
+                x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+            ends["plain"][b] = x
+
+    times = turns({"plain": one_by_one, "ours": batched}, repeats)
+    np.testing.assert_allclose(ends["ours"], ends["plain"], atol=1e-6)
+    plain, ours = [seconds * starts / few for seconds in times["plain"]], times["ours"]
+    row(f"data, N = {links}, {starts} starts x {steps} RK4 steps", min(plain), min(ours), "s")
+    if links == 8:
+        what = f"data of the 8-link pendulum, {starts} starts"
+        claim(what, ratios(plain, ours), at_least=10, against="an integrator a state")
 
 
 def row(name: str, plain: float, ours: float, unit: str) -> None:
@@ -131,7 +131,7 @@ def main() -> None:
     for links in arguments.links:
         training_step(links, arguments.repeats)
     for links in arguments.links:
-        data_generation(links, arguments.starts, arguments.steps)
+        data_generation(links, arguments.starts, arguments.steps, max(1, arguments.repeats // 4))
 
 
 if __name__ == "__main__":

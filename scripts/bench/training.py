@@ -8,7 +8,7 @@ obvious implementation of the same recipe: a per-image data loader, parameter gr
     python scripts/bench/training.py --task cifar10 --steps 10 --batch 32
     python scripts/bench/training.py --task cifar10 --steps 10 --batch 32 --precision bfloat16
 
-Times are of the processor on CPUs (with OMP_NUM_THREADS=1 they are those of a quiet machine), of the wall on GPUs.
+Times are of the processor with OMP_NUM_THREADS=1 (those of a quiet machine), of the wall with more threads or a GPU.
 The plain loop is always in float32. On CPUs with AVX512-BF16 or AMX the trainer's passes may be in bfloat16
 (`runtime.precision=bfloat16`; weights and their updates stay float32).
 """
@@ -16,11 +16,11 @@ The plain loop is always in float32. On CPUs with AVX512-BF16 or AMX the trainer
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from _measure import claim, clock, clock_name, ratios
 from rich.console import Console
 from rich.table import Table
 
@@ -34,24 +34,16 @@ from robustrun.trainers.recipe import Optimizer, Schedule
 from robustrun.trainers.supervised import Session
 
 
-def now() -> float:
-    """Seconds of work so far."""
-    if not torch.cuda.is_available():
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 class Timed(Adversarial):
     """Notes when its steps begin and end."""
 
     def mixed(self, session: Session, batch: Batch) -> Batch:
         if session.loop.step == 0:
-            self.began = now()
+            self.began = clock()
         return super().mixed(session, batch)
 
     def epoch_end(self, session: Session, epoch: int) -> dict[str, float]:
-        self.seconds = now() - self.began
+        self.seconds = clock() - self.began
         return super().epoch_end(session, epoch)
 
 
@@ -87,7 +79,7 @@ def bare_seconds(name: str, steps: int, batch: int, attack_steps: int, precision
         model = run.precision.place(make_model(name, task), run.device).train()
         fixed: Batch = next(iter(task.loader("train", batch, run).epoch(0)))
         parameters = list(model.parameters())
-        start = now()
+        start = clock()
         for _ in range(steps):
             for parameter in parameters:
                 parameter.requires_grad_(False)
@@ -101,7 +93,7 @@ def bare_seconds(name: str, steps: int, batch: int, attack_steps: int, precision
             with run.precision.autocast():
                 loss = F.cross_entropy(model(fixed.inputs).float(), fixed.targets)
             torch.autograd.grad(loss, parameters)
-        return now() - start
+        return clock() - start
 
 
 def plain_seconds(name: str, steps: int, batch: int, attack_steps: int, precision: str) -> float:
@@ -127,7 +119,7 @@ def plain_seconds(name: str, steps: int, batch: int, attack_steps: int, precisio
     model = make_model(name, make_task(name, 1)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     epsilon = EPSILON[name]
-    start = now()
+    start = clock()
     for inputs, targets in DataLoader(PerImage(), batch_size=batch, shuffle=True):
         delta = torch.empty_like(inputs).uniform_(-epsilon, epsilon).requires_grad_()
         for _ in range(attack_steps):
@@ -139,7 +131,7 @@ def plain_seconds(name: str, steps: int, batch: int, attack_steps: int, precisio
         loss.backward()
         optimizer.step()
         loss.item()
-    return now() - start
+    return clock() - start
 
 
 def make_task(name: str, limit: int) -> Images:
@@ -165,16 +157,24 @@ def main() -> None:
     for function in kinds.values():
         function(arguments.task, 2, *work[2:])  # warm up
     rounds = [{kind: function(*work) for kind, function in kinds.items()} for _ in range(arguments.rounds)]
-    table = Table(title=f"{work}, torch {torch.__version__}, {torch.get_num_threads()} threads", title_justify="left")
+    times = {kind: [seconds[kind] for seconds in rounds] for kind in kinds}
+    title = f"{work}, torch {torch.__version__}, {torch.get_num_threads()} threads, {clock_name()} time"
+    table = Table(title=title, title_justify="left")
     for column in ("loop", "images/s (median)", "bare / loop", "plain / loop"):
         table.add_column(column)
     for kind in kinds:
-        seconds = statistics.median(r[kind] for r in rounds)
-        share = statistics.median(r["bare passes"] / r[kind] for r in rounds)
-        speed_up = statistics.median(r["plain loop"] / r[kind] for r in rounds)
+        seconds = statistics.median(times[kind])
+        share = statistics.median(ratios(times["bare passes"], times[kind]))
+        speed_up = statistics.median(ratios(times["plain loop"], times[kind]))
         images = arguments.steps * arguments.batch / seconds
         table.add_row(kind, f"{images:,.0f}", f"{share:.3f}", f"{speed_up:.2f}")
     Console().print(table)
+    name = f"{arguments.task} training, PGD-{arguments.attack_steps}, {arguments.precision}"
+    shares = ratios(times["bare passes"], times["robustrun"])
+    claim(f"{name}: bare passes' share of the loop", shares, at_least=0.9, unit="")
+    if arguments.task == "cifar10":
+        faster = ratios(times["plain loop"], times["robustrun"])
+        claim(f"{name}: images a second", faster, at_least=1.5, against="a plain loop in float32")
 
 
 if __name__ == "__main__":
