@@ -34,6 +34,11 @@ def timed(call: Callable[[], object]) -> float:
     return clock() - begin
 
 
+def fastest(call: Callable[[], object], rounds: int) -> float:
+    """Seconds of the fastest of some calls, after one to warm up."""
+    return min(turns({"": call}, rounds)[""])
+
+
 def turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every way in each round, after a round to warm up; they take turns, so that a neighbour hits all."""
     taken = [{name: timed(way) for name, way in ways.items()} for _ in range(rounds + 1)][1:]

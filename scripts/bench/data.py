@@ -7,10 +7,10 @@ at a time (PIL, no workers: one core against one core).
 """
 
 import argparse
-import time
 from collections.abc import Callable, Iterable
 
 import torch
+from _measure import fastest
 
 from robustrun.data import DeviceLoader, augmentations, import_torchvision, obtain
 
@@ -26,17 +26,14 @@ CASES: dict[str, tuple[list[str], Callable[[object], list]]] = {
 }
 
 
-def seconds(epoch: Callable[[], Iterable], device: str, repeats: int) -> float:
-    """The fastest of some passes, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
+def seconds(epoch: Callable[[], Iterable], rounds: int) -> float:
+    """Of the fastest of some passes."""
+
+    def drain() -> None:
         for _batch in epoch():
             pass
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+
+    return fastest(drain, rounds)
 
 
 def main() -> None:
@@ -74,8 +71,8 @@ def main() -> None:
             augment=augmentations(names),
         )
         plain = torch.utils.data.DataLoader(OneByOne(steps(transforms)), options.batch_size, shuffle=True)
-        ours = seconds(lambda loader=loader: loader.epoch(0), options.device, repeats=3)
-        theirs = seconds(lambda plain=plain: plain, options.device, repeats=1)
+        ours = seconds(lambda loader=loader: loader.epoch(0), rounds=3)
+        theirs = seconds(lambda plain=plain: plain, rounds=1)
         print(
             f"{name:<20}{len(images) / ours:>12,.0f}{len(images) / theirs:>13,.0f}{theirs / ours:>8.1f}",
             flush=True,
