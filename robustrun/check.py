@@ -80,14 +80,17 @@ class Job:
 
     @property
     def run_id(self) -> str:
+        """The first twelve hexadecimal digits of the identity."""
         return self.sha256[:12]
 
     @property
     def row(self) -> str | None:
+        """Which row of a comparison the job is."""
         return self.config.row
 
     @property
     def outputs(self) -> Path:
+        """The directory under which all run directories lie."""
         return Path(str(self.config.paths.outputs)).absolute()
 
     @property
@@ -97,6 +100,7 @@ class Job:
 
     @property
     def subdir(self) -> str:
+        """The run directory below `outputs`."""
         return f"{self.exp}/{self.run_id}" + (f"-{self.shard.replace('/', 'of')}" if self.shard else "")
 
     @property
@@ -130,6 +134,7 @@ class Job:
 
     @property
     def title(self) -> str:
+        """The experiment and its row, for people."""
         return f"{self.exp}:{self.row}" if self.row else self.exp
 
     def plain(self) -> dict[str, Any]:
@@ -159,10 +164,9 @@ def check(config: DictConfig, composer: Composer, ancestors: Sequence[str] = ())
     validate(_runtime, builtins(config.runtime, "runtime"), "runtime")
     # Paths differ from machine to machine: the identity holds the needs' identities in their place.
     names = _with_needs(config, {name: f"need:{need.identity}" for name, need in needs.items()})
+    named = {axis: _choice(axis, names, config.hydra.runtime.choices) for axis in AXES} if needs else axes
     identity = {"seed": seed} | {
-        axis: {"name": choice.name}
-        | plain(choice.implementation, _choice(axis, names, config.hydra.runtime.choices).values)
-        for axis, choice in axes.items()
+        axis: {"name": choice.name} | plain(choice.implementation, choice.values) for axis, choice in named.items()
     }
     shard_indices((), identity["certifier"].pop("shard", None))  # checked here; a part of a job is that job
     return Job(paths, overrides, exp, seed, axes, needs, digest(identity))
