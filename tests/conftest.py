@@ -1,6 +1,7 @@
-"""What all tests share: one thread a process, a run to work in, the command line as a user types it."""
+"""What all tests share: one thread a process, the same draws in any order, a run to work in, the command line."""
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,12 +11,31 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from robustrun.runtime import Run
 
 torch.set_num_threads(1)
+
+# The suite says the same thing each time; ROBUSTRUN_FUZZ=1 looks for examples that nobody has tried yet.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("new", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("new" if os.environ.get("ROBUSTRUN_FUZZ") else "same")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.randomly_reset_seed = False  # pytest-randomly is here for the order alone
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Tests run in random order (-p no:randomly for that of the files): none sees what another one drew."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - what scikit-learn falls back to
+    torch.manual_seed(0)
 
 
 @pytest.fixture
