@@ -45,6 +45,7 @@ def _parameter(function: Callable[..., Any], position: int) -> Any:
 
 
 def task_type(task: type[Task]) -> tuple[type, ...]:
+    """The class of a task, as the other axes name theirs."""
     return (task,)
 
 

@@ -39,6 +39,7 @@ class Shard:
 
     @property
     def part(self) -> tuple[int, int]:
+        """(i, n) of the shard i/n."""
         i, _, n = self.result.shard.partition("/")
         return int(i), int(n)
 

@@ -51,6 +51,7 @@ class Reproduction:
 
     @cached_property
     def composer(self):
+        """Composes the rows whose identity is not known yet."""
         # Only imported when an identity is not known yet: looking at tables must be quick.
         from robustrun.compose import Composer
 

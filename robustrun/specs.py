@@ -12,10 +12,12 @@ class TaskSpec:
     input_shape: tuple[int, ...]
 
     def state(self) -> dict[str, Any]:
+        """As plain numbers and the name of the type, for a checkpoint."""
         return {"type": type(self).__name__, **asdict(self)}
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> "TaskSpec":
+        """The spec that `state` wrote down."""
         fields = dict(state)
         spec_type = {cls.__name__: cls for cls in _subclasses(TaskSpec)}[fields.pop("type")]
         return spec_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})

@@ -1,4 +1,7 @@
-"""Plain accuracy: an evaluation that claims nothing beyond the test set."""
+"""Plain accuracy: an evaluation that claims nothing beyond the test set.
+
+Source of the interval: Clopper and Pearson, Biometrika 26 (1934).
+"""
 
 import torch
 import torch.nn.functional as F

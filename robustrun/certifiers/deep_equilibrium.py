@@ -1,4 +1,7 @@
-"""Deep equilibrium classifiers: accuracy, and whether and how the equilibrium of every example was found."""
+"""Deep equilibrium classifiers: accuracy, and whether and how the equilibrium of every example was found.
+
+Source: Bai, Koltun and Kolter (arXiv 2006.08656).
+"""
 
 from dataclasses import replace
 

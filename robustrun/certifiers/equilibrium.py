@@ -1,4 +1,7 @@
-"""Equilibrium networks: what their weights prove, what the solver reached, and radii that cannot be attacked."""
+"""Equilibrium networks: what their weights prove, what the solver reached, and radii that cannot be attacked.
+
+Source: Winston and Kolter (arXiv 2006.08591) for existence, uniqueness and convergence.
+"""
 
 import copy
 import math
@@ -33,6 +36,7 @@ class Proof:
 
     @staticmethod
     def of(model: EquilibriumClassifier) -> "Proof":
+        """The proof from a model in float64."""
         operator = model.layer.operator
         norm = float(operator.lipschitz())
         margin = float(operator.monotonicity()) - 1e-10 * (1 + norm)  # rounding of the eigenvalues

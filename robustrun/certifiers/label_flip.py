@@ -1,4 +1,7 @@
-"""What may be claimed of a linear classifier whose training labels an adversary may change."""
+"""What may be claimed of a linear classifier whose training labels an adversary may change.
+
+Source: Rosenfeld, Winston, Ravikumar and Kolter (arXiv 2002.03018).
+"""
 
 from collections.abc import Sequence
 

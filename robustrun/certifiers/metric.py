@@ -1,4 +1,7 @@
-"""The metric itself, with bootstrap intervals, all others beside it, and a paired comparison with another model."""
+"""The metric itself, with bootstrap intervals, all others beside it, and a paired comparison with another model.
+
+Source: Fathony and Kolter (arXiv 1912.00965); intervals: Efron, Annals of Statistics 7 (1979).
+"""
 
 from typing import Literal
 

@@ -1,4 +1,7 @@
-"""Mean intersection over union of networks that give every pixel a label."""
+"""Mean intersection over union of networks that give every pixel a label.
+
+Source: Everingham et al., "The PASCAL visual object classes challenge", IJCV 88 (2010).
+"""
 
 import numpy as np
 import torch

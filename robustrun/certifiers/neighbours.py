@@ -1,4 +1,7 @@
-"""How much of the classes unlabelled features know: the votes of the nearest training examples."""
+"""How much of the classes unlabelled features know: the votes of the nearest training examples.
+
+Source: Wu, Xiong, Yu and Lin (arXiv 1805.01978), whose test of unlabelled features this is, unweighted.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,7 @@
-"""What may be claimed of an exploration: unsafe actions, regret, sub-optimal decisions, and how sure that is."""
+"""What may be claimed of an exploration: unsafe actions, regret, sub-optimal decisions, and how sure that is.
+
+Source: Roderick, Nagarajan and Kolter (arXiv 2007.03574).
+"""
 
 import io
 import json

@@ -1,4 +1,7 @@
-"""Stability of learned dynamics: proved by construction, attacked, and watched along roll-outs."""
+"""Stability of learned dynamics: proved by construction, attacked, and watched along roll-outs.
+
+Source: Manek and Kolter (arXiv 2001.06116); the attack and the proof are this package's own.
+"""
 
 import copy
 import json

@@ -1,4 +1,7 @@
-"""Long continuations of a clip: do the latent states stay bounded, and does the picture keep moving?"""
+"""Long continuations of a clip: do the latent states stay bounded, and does the picture keep moving?
+
+Source: Manek and Kolter (arXiv 2001.06116).
+"""
 
 from typing import Literal
 

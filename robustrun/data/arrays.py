@@ -42,6 +42,8 @@ class Arrays:
 
     @classmethod
     def from_raw(cls, raw: RawArrays) -> "Arrays":
+        """From numpy arrays under the names train_images, train_labels, test_images, test_labels."""
+
         def split(name: str) -> Split:
             return Split(torch.from_numpy(raw[f"{name}_images"]), torch.from_numpy(raw[f"{name}_labels"]))
 

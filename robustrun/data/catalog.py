@@ -55,6 +55,7 @@ class Dataset:
         return bool(self.shape)
 
     def cache(self, root: Path) -> Path:
+        """The file below the data root that holds the arrays once they were obtained."""
         return root / f"{self.name}.npz"
 
     def present(self, root: Path | None = None) -> Path | None:

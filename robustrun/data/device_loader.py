@@ -83,6 +83,7 @@ class DeviceLoader:
 
     @property
     def size(self) -> int:
+        """Examples an epoch."""
         return len(self._indices) * (1 if self._companions is None else 2)
 
     def __len__(self) -> int:

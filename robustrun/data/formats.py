@@ -54,6 +54,8 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_idx_folder(folder: Path) -> RawArrays:
+    """The arrays of a folder in MNIST's layout, packed by gzip or not."""
+
     def read(stem: str) -> np.ndarray:
         plain = folder / stem
         return read_idx(plain if plain.exists() else plain.with_name(stem + ".gz"))

@@ -146,6 +146,7 @@ class ImageFolderLoader:
 
     @property
     def size(self) -> int:
+        """Examples an epoch."""
         return len(self._plan.indices)
 
     def __len__(self) -> int:

@@ -1,0 +1,1 @@
+"""The mathematics alone: no config, no file, no network, no global state."""

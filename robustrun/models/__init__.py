@@ -1,0 +1,1 @@
+"""What is fitted: networks, linear classifiers, tabular agents."""

@@ -1,4 +1,7 @@
-"""Learned dynamics on states: free, stable by construction, or at rest."""
+"""Learned dynamics on states: free, stable by construction, or at rest.
+
+Source: Manek and Kolter (arXiv 2001.06116); maps: Lawrence et al. (NeurIPS 2020).
+"""
 
 from typing import Annotated, Literal
 

@@ -40,6 +40,7 @@ class Solver(BaseModel):
     per_example: bool = False  # each example stops on its own, or one norm over the batch decides
 
     def build(self) -> Splitting:
+        """The splitting of these settings."""
         return Splitting(**self.model_dump())
 
 

@@ -1,4 +1,8 @@
-"""Linear classifiers on fixed features: pixels, random Fourier features, or another network's last hidden layer."""
+"""Linear classifiers on fixed features: pixels, random Fourier features, or another network's last hidden layer.
+
+Source: Rosenfeld et al. (arXiv 2002.03018), whose linear classifiers stand on such features; random Fourier features:
+Rahimi and Recht (NIPS 2007).
+"""
 
 import math
 

@@ -40,6 +40,7 @@ class Branch(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.GroupNorm(groups, c) for c in (wide, channels, channels))
 
     def weights(self) -> Tensors:
+        """All tensors that `forward` depends on, in a fixed order."""
         norms = [p for norm in (self.norm1, self.norm2, self.norm3) for p in (norm.weight, norm.bias)]
         return self.conv1.weight(), self.conv2.weight(), *norms
 

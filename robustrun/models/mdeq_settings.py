@@ -22,6 +22,7 @@ class Solver(BaseModel):
     per_example: bool = True
 
     def build(self, steps: int) -> FixedPointSolver:
+        """The solver of these settings, of at most so many steps."""
         return FixedPointSolver(self.name, max_iter=steps, **self.model_dump(exclude={"name"}))
 
 

@@ -103,6 +103,7 @@ class NeuralODE(ODEClassifier):
 
     @property
     def evaluations(self) -> tuple[int, int]:
+        """Of the right-hand side: in the last forward pass, and in the backward pass after it."""
         forward = self.forward_evaluations
         return forward, self.derivative.calls - forward
 

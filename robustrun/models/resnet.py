@@ -1,4 +1,7 @@
-"""torchvision's residual networks, for images of ImageNet's size."""
+"""torchvision's residual networks, for images of ImageNet's size.
+
+Source: He et al. (arXiv 1512.03385); wide ones: Zagoruyko and Komodakis (arXiv 1605.07146).
+"""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,7 @@
-"""The agent that explores a finite MDP: how it trusts its samples, and what it has learnt."""
+"""The agent that explores a finite MDP: how it trusts its samples, and what it has learnt.
+
+Source: Roderick, Nagarajan and Kolter (arXiv 2007.03574).
+"""
 
 from functools import partial
 from typing import Literal

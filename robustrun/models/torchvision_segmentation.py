@@ -1,4 +1,7 @@
-"""torchvision's segmentation networks, untrained or with weights from a file."""
+"""torchvision's segmentation networks, untrained or with weights from a file.
+
+Source: DeepLabv3 (arXiv 1706.05587), FCN (arXiv 1411.4038), LR-ASPP (arXiv 1905.02244).
+"""
 
 from pathlib import Path
 

@@ -63,4 +63,5 @@ def decode(content: bytes, channels: int) -> np.ndarray:
 
 
 def to_base64(images: Sequence[bytes]) -> list[str]:
+    """Files as text."""
     return [base64.b64encode(image).decode() for image in images]

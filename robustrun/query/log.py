@@ -78,6 +78,7 @@ class QueryLog:
         return self._entries[key]
 
     def labels(self) -> dict[Key, str | None]:
+        """The label of every answered draw, by image and draw; None where an answer had none."""
         return {key: entry["label"] for key, entry in self._entries.items()}
 
     def versions(self) -> set[str]:

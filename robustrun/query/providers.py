@@ -23,6 +23,8 @@ ProviderName = Literal["plain", "azure", "google", "aws", "clarifai"]
 
 @dataclass(frozen=True)
 class Request:
+    """What is sent: none of it is shown, since addresses and headers may hold credentials."""
+
     url: str = field(repr=False)
     headers: dict[str, str] = field(repr=False)
     body: bytes = field(repr=False)
@@ -36,7 +38,9 @@ class Provider(Protocol):
     smallest: int
     largest: int
 
-    def request(self, images: Sequence[bytes]) -> Request: ...
+    def request(self, images: Sequence[bytes]) -> Request:
+        """The request that asks for labels of these PNG files."""
+        ...
 
     def read(self, reply: Reply, count: int) -> list[Outcome]:
         """One outcome an image, in the order of the request; raises Unauthorised."""
@@ -143,6 +147,7 @@ class Plain(_Service):
         return Request(self.url, headers, body)
 
     def answers(self, content: Any) -> list[Outcome]:
+        """The outcomes in a decoded reply, one an image."""
         version = content.get("model")
         return [
             Answer(tuple((str(name), float(score)) for name, score in labels), labels, version)

@@ -47,6 +47,7 @@ class ClassifierServer:
 
     @property
     def url(self) -> str:
+        """Where it listens."""
         host, port = self._http.server_address[:2]
         return f"http://{host}:{port}"
 
@@ -60,6 +61,7 @@ class ClassifierServer:
         self._http.serve_forever()
 
     def stop(self) -> None:
+        """Stop listening, and free the port."""
         self._http.shutdown()
         self._http.server_close()
 

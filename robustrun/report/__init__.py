@@ -1,0 +1,1 @@
+"""What came of the jobs: tables beside the papers' numbers, figures, one page of HTML."""

@@ -39,6 +39,7 @@ class Found:
 
     @cached_property
     def data(self) -> dict[str, Any]:
+        """The decoded result.json."""
         return json.loads(self.content)
 
     def value(self, metric: str) -> float | None:

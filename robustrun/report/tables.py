@@ -31,6 +31,7 @@ class Column(_Strict):
 
     @property
     def title(self) -> str:
+        """The column's heading, with its unit."""
         return f"{self.heading} ({self.unit})" if self.unit and self.unit not in self.heading.split() else self.heading
 
 
@@ -57,6 +58,7 @@ class Row(_Strict):
 
     @property
     def exp(self) -> str:
+        """The experiment that the row runs."""
         return next((o.partition("=")[2] for o in self.overrides if o.lstrip("+").startswith("exp=")), "adhoc")
 
 
@@ -94,6 +96,8 @@ class Table(_Strict):
 
 
 class TableFile(_Strict):
+    """One tables.yaml: the tables of a paper."""
+
     paper: str
     tables: dict[str, Table]
 

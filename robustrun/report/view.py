@@ -36,6 +36,7 @@ class RowView:
 
     @property
     def status(self) -> str:
+        """done, missing, error, or how many of the seeds are there."""
         done, total = len(self.runs), len(self.row.seeds)
         if self.error and not done:
             return "error"
@@ -55,6 +56,7 @@ class TableView:
 
     @property
     def done(self) -> int:
+        """How many rows are done."""
         return sum(row.status == "done" for row in self.rows)
 
     def has_paper(self, metric: str) -> bool:
@@ -63,10 +65,12 @@ class TableView:
 
     @property
     def title(self) -> str:
+        """The table's name, caption and source."""
         return f"{self.name}: {self.table.caption} ({self.table.source})"
 
     @property
     def remark(self) -> str:
+        """What was reduced against the paper, if anything."""
         return f"REDUCED: {' '.join(self.reduced)}. Not the paper's settings." if self.reduced else ""
 
 

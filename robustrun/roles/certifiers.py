@@ -49,4 +49,10 @@ class Certifier:
     closed_form = False  # speaks of least-squares fits alone
 
     def certify(self, task: Task, fitted: Fitted, run: Run) -> Report:
+        """Judge the fitted model on the task.
+
+        Raises:
+            ConfigError: the options do not suit the task or the model.
+            Stopped: a signal asked the job to leave; what was judged is kept for resuming.
+        """
         raise NotImplementedError

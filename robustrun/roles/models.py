@@ -16,9 +16,13 @@ from robustrun.runtime import Run
 class Model(Protocol):
     """The thing that is fitted: `Model(spec, *, <config>)`. Its whole state is a flat dict of tensors."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """All that was fitted, by name."""
+        ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Take over what `state_dict` gave."""
+        ...
 
 
 class LinearClassifier(nn.Module):

@@ -43,4 +43,10 @@ class Trainer:
     closed_form = False  # the model may be a least-squares fit of the training set
 
     def fit(self, task: Task, model: Any, run: Run) -> Fitted:
+        """Fit the model, in place; `run` keeps checkpoints, from which a resumed job goes on to the same bits.
+
+        Raises:
+            ConfigError: the options do not suit the task or the model.
+            Stopped: a signal asked the job to leave, after a checkpoint.
+        """
         raise NotImplementedError

@@ -1,4 +1,7 @@
-"""Two classes, the second of which is the positive one: tables, and one class of images against the rest."""
+"""Two classes, the second of which is the positive one: tables, and one class of images against the rest.
+
+Source: Fathony and Kolter (arXiv 1912.00965), whose experiments these are.
+"""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,4 +1,7 @@
-"""Finite MDPs to be explored: islands in lava, a platformer, and any MDP of yours."""
+"""Finite MDPs to be explored: islands in lava, a platformer, and any MDP of yours.
+
+Source: Roderick, Nagarajan and Kolter (arXiv 2007.03574) for the islands and the platformer.
+"""
 
 import importlib
 import importlib.util

@@ -1,4 +1,7 @@
-"""Tasks for certificates against changed labels: a few classes of a set, feature files, reviews, small tables."""
+"""Tasks for certificates against changed labels: a few classes of a set, feature files, reviews, small tables.
+
+Source: Rosenfeld et al. (arXiv 2002.03018), whose experiments these are.
+"""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,7 @@
-"""The n-link pendulum, simulated, and the state space of random vector fields."""
+"""The n-link pendulum, simulated, and the state space of random vector fields.
+
+Source: Manek and Kolter (arXiv 2001.06116), whose experiments these are.
+"""
 
 import math
 

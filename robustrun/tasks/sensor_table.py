@@ -43,6 +43,7 @@ class Column(BaseModel):
 
     @property
     def label(self) -> str:
+        """The column with its unit, for people."""
         return f"{self.column} [{self.unit}]" if self.unit else self.column
 
     @property

@@ -1,4 +1,7 @@
-"""Moving textures: drawn from formulas, or read from a folder of pictures or a film of the user's."""
+"""Moving textures: drawn from formulas, or read from a folder of pictures or a film of the user's.
+
+Source: Manek and Kolter (arXiv 2001.06116), who continue clips of fire and water.
+"""
 
 import re
 from collections.abc import Iterator
@@ -33,6 +36,7 @@ class PairLoader:
         return -(-len(self.pairs) // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of successive frames (B, C, H, W) from step `start` on."""
         order = self.pairs
         if self._train:
             order = order[torch.randperm(len(order), generator=self._run.generator("order", epoch, device="cpu"))]

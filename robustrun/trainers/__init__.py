@@ -1,0 +1,1 @@
+"""How a model is fitted, or where a finished one comes from."""

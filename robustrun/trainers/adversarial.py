@@ -157,12 +157,15 @@ class CarriedPerturbation:
         return self.slots[: len(batch.targets)]
 
     def put(self, delta: Tensor) -> None:
+        """Keep perturbations (B, ...) for the next batch."""
         self.slots[: len(delta)] = delta
 
     def state_dict(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
         return {"slots": self.slots}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint."""
         self.slots.copy_(state["slots"])
 
 
@@ -207,6 +210,7 @@ class CollapseDetector:
         return found - self.previous < -self.drop
 
     def keep(self, found: float, model: torch.nn.Module) -> None:
+        """Remember an epoch that held: its probe accuracy and its weights."""
         self.previous = found
         self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 

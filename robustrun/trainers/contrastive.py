@@ -38,6 +38,7 @@ class ContrastiveTraining(Supervised):
         return super().fit(task, model, run)
 
     def view(self, session: Session, images: Tensor, number: int) -> Tensor:
+        """View `number` of images (B, C, H, W), drawn anew at every step."""
         generator = session.run.generator("view", number, session.loop.step)
         for augmentation in self.views:
             draws = augmentation.draw(len(images), images.shape[1:], generator)

@@ -1,4 +1,7 @@
-"""Fitting dynamics to data: by derivatives or next states, by trajectories; and video models."""
+"""Fitting dynamics to data: by derivatives or next states, by trajectories; and video models.
+
+Source: Manek and Kolter (arXiv 2001.06116).
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +36,7 @@ class Passes:
         return self.passes * len(self.loader)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of several passes, from step `start` on."""
         first, start = divmod(start, len(self.loader))
         for k in range(first, self.passes):
             yield from self.loader.epoch(epoch * self.passes + k, start if k == first else 0)

@@ -1,4 +1,7 @@
-"""Training of networks that solve an equation in every pass: equilibria, differential equations."""
+"""Training of networks that solve an equation in every pass: equilibria, differential equations.
+
+Source: Winston and Kolter (arXiv 2006.08591); differential equations: Chen et al. (arXiv 1806.07366).
+"""
 
 from dataclasses import replace
 

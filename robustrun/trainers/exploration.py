@@ -1,4 +1,7 @@
-"""Agents that explore a finite MDP from nothing, trial after trial."""
+"""Agents that explore a finite MDP from nothing, trial after trial.
+
+Source: Roderick, Nagarajan and Kolter (arXiv 2007.03574), whose experiments compare these agents.
+"""
 
 import time
 from collections.abc import Callable
@@ -30,6 +33,7 @@ class _Exploration(Trainer):
         self.trials = trials
 
     def agent(self, knowledge, start: int, **settings) -> Agent:
+        """The agent of one trial, with the settings of task and model."""
         raise NotImplementedError
 
     def fit(self, task: MDPTask, model: TabularAgent, run: Run) -> Fitted:

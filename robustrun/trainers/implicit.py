@@ -1,4 +1,7 @@
-"""Training of deep equilibrium models: unrolled at first, implicitly differentiated from then on."""
+"""Training of deep equilibrium models: unrolled at first, implicitly differentiated from then on.
+
+Source: Bai, Koltun and Kolter (arXiv 2006.08656).
+"""
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict

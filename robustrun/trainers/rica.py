@@ -1,4 +1,7 @@
-"""Fitting patch filters by reconstruction ICA: no label is looked at."""
+"""Fitting patch filters by reconstruction ICA: no label is looked at.
+
+Source: Le, Karpenko, Ngiam and Ng (NIPS 2011).
+"""
 
 import torch
 

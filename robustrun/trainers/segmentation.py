@@ -1,4 +1,7 @@
-"""Training of networks that give every pixel a label, explicit ones and those with an equilibrium."""
+"""Training of networks that give every pixel a label, explicit ones and those with an equilibrium.
+
+Source: Bai, Koltun and Kolter (arXiv 2006.08656), whose Cityscapes recipe this is.
+"""
 
 import torch
 from torch import Tensor, nn

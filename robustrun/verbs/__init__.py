@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Verb:
+    """A verb of the command line: how it is typed, and what it does."""
+
     usage: str
     help: str
 

@@ -78,7 +78,7 @@ def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float,
 
 
 def threshold_curve(metric: Metric, scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
-    """The metric of predicting score >= threshold, for every threshold at once."""
+    """The metric of predicting score >= threshold, for every threshold at once: (T,) of scores (n,), labels (n,)."""
     tp, pp = _above(scores, labels, thresholds)
     labels = np.asarray(labels)
     return metric.value(tp, pp, (labels == 1).sum(), labels.size)

@@ -139,7 +139,7 @@ class _SortedRows:
 
 
 def sorted_rows(values: Tensor) -> Tensor:
-    """Ascending along the last dimension. NumPy's vectorised sort is several times faster than torch's on a CPU."""
+    """Rows (..., n) in ascending order. NumPy's vectorised sort is several times faster than torch's on a CPU."""
     if values.device.type == "cpu":
         return torch.from_numpy(np.sort(values.numpy(), axis=-1))
     return values.sort(-1).values

@@ -19,7 +19,7 @@ def over_examples(value: Radius, inputs: Tensor) -> Radius:
 
 
 def pick(value: Radius, index: Tensor) -> Radius:
-    """What `over_examples` made, for the examples that `index` picks."""
+    """What `over_examples` made, for the examples that `index` (b,) or (B,) bool picks."""
     per_example = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] > 1
     return value[index] if per_example else value
 

@@ -45,7 +45,7 @@ class Oracle:
 
 
 def full_precision(logits: Tensor) -> Tensor:
-    """Half-precision logits (autocast) as float32."""
+    """Half-precision logits (autocast) of any shape as float32."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 

@@ -17,12 +17,12 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def kl_divergence(logits: Tensor, probabilities: Tensor) -> Tensor:
-    """KL(probabilities || softmax(logits)) an example: what TRADES ascends (arXiv 1901.08573)."""
+    """KL(probabilities || softmax(logits)) of (B, classes) each, (B,): what TRADES ascends (arXiv 1901.08573)."""
     return F.kl_div(F.log_softmax(logits, 1), probabilities, reduction="none").sum(1)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Largest other logit minus the label's (arXiv 1608.04644): positive where misclassified."""
+    """Largest other logit of (B, classes) minus the label's, (B,) (arXiv 1608.04644): positive where misclassified."""
     own = logits.gather(1, labels[:, None])
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return others.amax(1) - own[:, 0]
@@ -31,7 +31,8 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """Difference-of-logits ratio, the margin over z_(1) - z_(3) (Croce and Hein, arXiv 2003.01690, eq. 6).
 
-    Invariant to shift and scale of the logits. With two classes z_(2) stands in for z_(3).
+    Of logits (B, classes) and labels (B,), one an example. Invariant to shift and scale of the logits. With two
+    classes z_(2) stands in for z_(3).
     """
     ranked = logits.topk(min(3, logits.shape[1]), dim=1).values
     return margin(logits, labels) / (ranked[:, 0] - ranked[:, -1] + 1e-12)
@@ -39,6 +40,8 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 
 def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Targeted difference-of-logits ratio, -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) (ibid., eq. 7).
+
+    Of logits (B, classes), labels and targets (B,), one an example.
 
     Raises:
         ValueError: fewer than four classes (the denominator is not defined).

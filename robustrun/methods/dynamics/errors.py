@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def wrap_angle(angle: Tensor) -> Tensor:
-    """The equivalent angle in [-pi, pi)."""
+    """The equivalent angle in [-pi, pi), elementwise."""
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
 
 

@@ -10,12 +10,12 @@ Field = Callable[[Tensor], Tensor]
 
 
 def euler_step(field: Field, x: Tensor, h: float, first: Tensor | None = None) -> Tensor:
-    """One explicit Euler step, of first order; `first` is field(x), where it is known already."""
+    """One explicit Euler step from x (B, n), of first order; `first` is field(x), where it is known already."""
     return x + h * (field(x) if first is None else first)
 
 
 def rk4_step(field: Field, x: Tensor, h: float, first: Tensor | None = None) -> Tensor:
-    """One step of the classical Runge-Kutta method, of fourth order; `first` is field(x), if known already."""
+    """One step of the classical Runge-Kutta method from x (B, n), of fourth order; `first` as in `euler_step`."""
     k1 = field(x) if first is None else first
     k2 = field(torch.add(x, k1, alpha=0.5 * h))
     k3 = field(torch.add(x, k2, alpha=0.5 * h))

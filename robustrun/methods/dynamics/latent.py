@@ -19,7 +19,7 @@ class LatentLoss(NamedTuple):
 
 
 def sample_latent(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """A sample of N(mean, diag exp(log_variance)), differentiable by both."""
+    """A sample of N(mean, diag exp(log_variance)), differentiable by both; all (B, d)."""
     noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
     return mean + torch.exp(0.5 * log_variance) * noise
 

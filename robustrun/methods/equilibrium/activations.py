@@ -37,11 +37,12 @@ Activations = tuple[Activation, ...]
 
 
 def each_tier(activation: Activation | Activations, tiers: int) -> Activations:
+    """One activation for each of the tiers: one alone stands for all."""
     return activation if isinstance(activation, tuple) else (activation,) * tiers
 
 
 def backward_prox(v: Tensor, slope: Tensor, alpha: float) -> Tensor:
-    """The proximal step of the backward problem: v / (1 + alpha D), D = (1 - J) / J, and 0 where J = 0.
+    """The proximal step of the backward problem, elementwise: v / (1 + alpha D), D = (1 - J) / J, and 0 where J = 0.
 
     The denominator is that of the paper's theorem 3; its printed algorithms 3 and 4 have 1 + alpha (1 + D), which
     gives wrong gradients.

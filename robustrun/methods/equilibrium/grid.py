@@ -82,6 +82,7 @@ class Torus:
 
     @property
     def frequencies(self) -> int:
+        """How many frequencies are kept: those of a real signal, up to conjugates."""
         return self.half * self.side
 
     def analysis(self, x: Tensor, scratch: Workspace, name: str = "spectrum") -> Tensor:

@@ -129,7 +129,7 @@ def _same(kept: list, weights: list) -> bool:
 
 @torch.no_grad()
 def tune_alpha(layer: MonotoneLayer, x: Tensor, *, start: float = 1.0, floor: float = 1e-4) -> float:
-    """The last of 1, 1/2, 1/4, ... that does not need more iterations than the one before, on this batch.
+    """The last of 1, 1/2, 1/4, ... that does not need more iterations than the one before, on a batch (B, ...).
 
     Sets and returns it; where even `start` does not converge, alpha stays as it was. Source: arXiv 2006.08591, E.
     """

@@ -118,6 +118,7 @@ class MultiTierResolvent:
         self._inverse = TierMap(tiers, blocks, -2 * alpha, True, operator.scratch)
 
     def cayley(self, u: State, transpose: bool = False, out: State | None = None) -> State:
+        """2 V u - u, with the resolvent V = (I + alpha (I - W))^-1 or its transpose; tiers of shape (B, C, H, W)."""
         return tuple(v.mul_(2).sub_(u) for v, u in zip(self._inverse(u, transpose), u, strict=True))
 
     def contraction(self) -> Tensor:
@@ -262,5 +263,5 @@ def _root(g: Tensor) -> Tensor:
 
 
 def circular(z: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
-    """A circular convolution, every `stride`-th row and column of it."""
+    """A circular convolution of z (B, C, H, W), every `stride`-th row and column of it."""
     return F.conv2d(F.pad(z, [kernel.shape[-1] // 2] * 4, mode="circular"), kernel, stride=stride)

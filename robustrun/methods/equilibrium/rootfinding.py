@@ -13,7 +13,10 @@ MEMORY = {"broyden": 30, "anderson": 5}  # updates kept: hundreds of them would 
 
 
 def find_root(function: Callable[[State], State], start: State, solver: FixedPointSolver) -> tuple[State, FixedPoint]:
-    """z = function(z) from `start` on: the iterate of the smallest residual over all tiers, and how it was found."""
+    """z = function(z) from `start` on: the iterate of the smallest residual over all tiers, and how it was found.
+
+    Tiers have shapes (B, ...); the solver sees them as one vector an example.
+    """
     shapes = [tier.shape[1:] for tier in start]
     sizes = [shape.numel() for shape in shapes]
 

@@ -156,7 +156,7 @@ def solve_adjoint(
     """y = J (W^T y + g), the gradient of a loss with respect to b: its z is y.
 
     Args:
-        gradient: g, the loss's gradient at the equilibrium, a tensor a tier.
+        gradient: g, the loss's gradient at the equilibrium, a tensor (B, ...) a tier.
         slope: J, the activation's derivative at the equilibrium, a tensor a tier.
     """
     alpha = settings.alpha

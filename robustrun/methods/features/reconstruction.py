@@ -20,7 +20,7 @@ def random_patches(images: Tensor, size: int, generator: torch.Generator) -> Ten
 
 
 def contrast_normalised(patches: Tensor, dim: int = -1, floor: float = 10 / 255**2) -> Tensor:
-    """Patches of pixels in [0, 1] less their mean, over their standard deviation; `floor` is added to the variance."""
+    """Patches (N, d) of pixels in [0, 1] less their mean, over their deviation; `floor` is added to the variance."""
     centred = patches - patches.mean(dim, keepdim=True)
     return centred * (centred.square().mean(dim, keepdim=True) + floor).rsqrt()
 

@@ -92,7 +92,7 @@ class StableDynamics(VectorField):
 
 
 def free_decrease(field: Callable[[Tensor], Tensor], lyapunov: Lyapunov, x: Tensor, alpha: float) -> Decrease:
-    """The same for a field that nothing constrains, judged by a candidate V."""
+    """The same at x (B, n) for a field that nothing constrains, judged by a candidate V."""
     f = field(x)
     value, gradient = lyapunov.value_and_gradient(x)
     scale = torch.linalg.vector_norm(gradient, dim=1) * torch.linalg.vector_norm(f, dim=1) + alpha * value

@@ -60,6 +60,8 @@ class KnownLyapunov(Lyapunov):
 
 
 class Prepared(NamedTuple):
+    """What V computes once while weights stand still: the network's own, and L^T L (n, n) of the quadratic part."""
+
     network: Weights
     quadratic: Tensor | None
 

@@ -62,9 +62,11 @@ class Agent:
         self.observed = 0
 
     def act(self, state: int, coin: float, pick: float) -> int:
+        """The action taken in a state; `coin` and `pick`, uniform in [0, 1), are all the chance there is."""
         return int(self.policy[state])
 
     def observe(self, state: int, action: int, successor: int) -> None:
+        """Learn from a transition; plan again when it is due."""
         self.evidence.observe(state, action, successor)
         due = self._planning_is_due()
         self.observed += 1

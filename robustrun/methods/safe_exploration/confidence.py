@@ -10,7 +10,7 @@ Radius = Callable[[np.ndarray], np.ndarray]  # number of samples -> L1 radius in
 
 
 def weissman_radius(n: np.ndarray, n_outcomes: int, delta: float) -> np.ndarray:
-    """L1 radius around n samples' frequencies that holds the distribution with probability 1 - delta.
+    """L1 radius, elementwise, around n samples' frequencies that holds the distribution with probability 1 - delta.
 
     sqrt(2 (ln(2^K - 2) - ln delta) / n), at most 2, for K = n_outcomes (Weissman et al. 2003, theorem 2.1).
     """
@@ -22,7 +22,7 @@ def weissman_radius(n: np.ndarray, n_outcomes: int, delta: float) -> np.ndarray:
 
 
 def scaled_radius(n: np.ndarray, beta: float) -> np.ndarray:
-    """min(2, beta / sqrt(n)): the radius of the paper's experiments, which stands in for the Weissman bound."""
+    """min(2, beta / sqrt(n)), elementwise: the radius of the paper's experiments, in place of the Weissman bound."""
     return _per_root(n, beta)
 
 

@@ -36,7 +36,7 @@ def choose_target(
     tau: float,
     directed: bool = True,
 ) -> Target:
-    """Z_goal, and if it is not safe yet, what to explore first.
+    """Z_goal, and if it is not safe yet, what to explore first; `safe` and `avoided` are (S, A) bool.
 
     With `directed` only the edges of the safe set on the way to the goal are explored (ASE), otherwise all of them.
 

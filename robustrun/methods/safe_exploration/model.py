@@ -57,6 +57,7 @@ class Support:
 
     @property
     def closed(self) -> np.ndarray:
+        """(N,) bool: pairs whose support is closed."""
         return self.witness >= 0
 
     def close(self, pairs: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> None:
@@ -67,6 +68,7 @@ class Support:
         self.possible[np.broadcast_to(rows, labels.shape)[kept], labels[kept]] = True
 
     def allows(self, pairs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(R, J) bool: which of the outcomes `labels` (R, J) are possible for the `pairs` (R,)."""
         return self.possible[pairs[:, None], labels]
 
 

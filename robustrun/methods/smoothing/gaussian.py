@@ -100,7 +100,7 @@ def select(votes: Votes, examples: int, n0: int) -> NDArray[np.int64]:
 
 
 def count_of(votes: Votes, rows: NDArray[np.int64], guess: NDArray[np.int64], first: int, count: int) -> NDArray:
-    """Votes for the guess among the draws `first` ... `first + count - 1` of the examples at `rows`."""
+    """Votes (R,) for the guess among the draws `first` ... `first + count - 1` of the examples at `rows` (R,)."""
     if not len(rows) or not count:
         return np.zeros(len(rows), dtype=np.int64)
     counts = votes(torch.from_numpy(rows), first, count).cpu().numpy()
@@ -116,11 +116,12 @@ def conclude(
     norm: Norm,
     dimension: int,
 ) -> SmoothedCertificate:
-    """Answer where the bound reaches 1/2, abstain elsewhere."""
+    """Answer where the bound reaches 1/2, abstain elsewhere; all arrays (B,)."""
     answered = p_lower >= 0.5
     radius = np.where(answered, noise.radius(p_lower, norm, dimension), 0.0)
     return SmoothedCertificate(np.where(answered, guess, ABSTAIN), radius, guess, successes, trials, p_lower)
 
 
 def worth(guess: NDArray[np.int64], labels: Tensor | None) -> NDArray[np.bool_]:
+    """(B,) bool: whether estimation draws can still change certified accuracy; not where the guess is wrong already."""
     return np.ones(len(guess), dtype=bool) if labels is None else guess == labels.cpu().numpy()

@@ -22,13 +22,13 @@ from robustrun.methods.smoothing.gaussian_votes import Votes
 
 
 def looks(n: int, first: int = 50, growth: float = 1.3) -> NDArray[np.int64]:
-    """Numbers of draws at which to look: geometric, from about `first` up to `n` exactly."""
+    """Numbers of draws (L,) at which to look: geometric, from about `first` up to `n` exactly."""
     count = max(0, int(np.log(n / first) / np.log(growth))) if n > first else 0
     return np.unique(np.ceil(n / growth ** np.arange(count, -1, -1)).astype(np.int64))
 
 
 def spending(count: int, alpha: float) -> NDArray[np.float64]:
-    """The levels of `count` looks: half of alpha for the last, the rest in equal parts; their sum is alpha."""
+    """The levels (count,) of the looks: half of alpha for the last, the rest in equal parts; their sum is alpha."""
     if count == 1:
         return np.array([alpha])
     return np.append(np.full(count - 1, alpha / 2 / (count - 1)), alpha / 2)

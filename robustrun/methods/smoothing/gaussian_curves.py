@@ -28,7 +28,7 @@ def upper_envelope(
 
 
 def to_three_digits(radius: ArrayLike) -> NDArray[np.float64]:
-    """Radii as arXiv 2003.01908 logged them before thresholding: 0.7996 passes 0.8. For comparison only."""
+    """Radii, elementwise, as arXiv 2003.01908 logged them before thresholding: 0.7996 passes 0.8. No claim."""
     radius = np.asarray(radius, float)
     scale = 10.0 ** (2 - np.floor(np.log10(np.where(radius > 0, radius, 1.0))))
     return np.round(radius * scale) / scale

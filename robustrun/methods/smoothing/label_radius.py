@@ -39,7 +39,7 @@ def _whole_below(nats: Tensor, divergence: float, n: int) -> Tensor:
 
 
 def binary_nats(log_bound: Tensor) -> Tensor:
-    """-log(4 p (1 - p)) / 2 with 1 - p = exp(log_bound): the divergence needed to tie a vote; 0 where p <= 1/2."""
+    """-log(4 p (1 - p)) / 2 with 1 - p = exp(log_bound): what ties a vote, elementwise; 0 where p <= 1/2."""
     valid = log_bound < -math.log(2)
     safe = torch.where(valid, log_bound, -1.0)
     return torch.where(valid, -(math.log(4) + safe + _log1mexp(safe)) / 2, 0.0)
@@ -80,7 +80,7 @@ def kl_radius_multiclass(log_rivals: Tensor, q: float, n: int) -> Tensor:
 
 
 def kl_thresholds(q: float, largest: int, *, classes: int = 2) -> Tensor:
-    """log of the largest P(any other class) at which r = 1, ..., `largest` flips are certified by `kl_radius`.
+    """log of the largest P(any other class), (largest,), at which r = 1, 2, ... flips are certified by `kl_radius`.
 
     The solution B of -1/2 log(4 B (1 - B)) = r `flip_divergence`, decreasing in r.
     """

@@ -47,8 +47,9 @@ def sampled_votes(
 ) -> SampledVotes:
     """Votes of ridge classifiers fitted to `samples` noisy labellings; two classes are cut at a score of 1/2.
 
-    A first `batch` of labellings selects each point's class and the `samples` after it count the votes, so that
-    the Clopper-Pearson bound (level `alpha`) is valid. The alphas are never formed: a labelling costs O((n + m) r).
+    Of labels (n,), for queries (m, k) of features. A first `batch` of labellings selects each point's class and the
+    `samples` after it count the votes, so that the Clopper-Pearson bound (level `alpha`) is valid. The alphas are
+    never formed: a labelling costs O((n + m) r).
     """
     weights = hat.weights(queries, regularisation)
 
