@@ -38,27 +38,38 @@ def layer_boxes(
     """Bounds of every node by name: pre-activations by back-substitution, the rest by interval steps from those.
 
     rule: the relaxation, "crown" or "dual". intersect: take the tighter of these and the interval bounds, and
-    skip the units whose sign the intervals decide; without it the recursion is the papers', to the letter.
-    outward: widen by the rounding margin. known: bounds that hold already, by node name, which the results are
-    intersected with. Differentiable.
+    skip the units whose sign the intervals decide; without it the recursion is the papers', to the letter, and
+    only pre-activations have bounds. outward: widen by the rounding margin. known: bounds of nodes, by name, that
+    hold already and that the results are intersected with. Differentiable.
     """
+    return _relax(net, region, rule, intersect, outward, known)[0]
+
+
+def _relax(
+    net: Network, region: Region, rule: str, intersect: bool, outward: bool, known: Mapping[str, Bounds] | None = None
+) -> tuple[dict[str, Bounds], dict[str, Lines]]:
+    """`layer_boxes`, and the lines of every activation on them."""
     margins = net.margins(region) if outward else None
     wanted = set(net.pre_activations)
     boxes = {net.input.name: Bounds(region.lower, region.upper)}
     lines: dict[str, Lines] = {}
     for node in net.nodes[1:]:
-        box = push(net, node, boxes, region)
-        if outward and not isinstance(node.op, ReLU):
-            box = box.widen(margins[node.name])
-        if known and node.name in known:
-            box = box.intersect(known[node.name])
-        if node.name in wanted and not _exact_by_interval(net, node, region):
+        refined = node.name in wanted and not _exact_by_interval(net, node, region)
+        box = None
+        if intersect or (node.name in wanted and not refined):
+            box = push(net, node, boxes, region)
+            if outward and not isinstance(node.op, ReLU):
+                box = box.widen(margins[node.name])
+            if known and node.name in known:
+                box = box.intersect(known[node.name])
+        if refined:
             margin = margins[node.name] if outward else None
-            box = _refine(net, node, box, lines, region, intersect, margin)
+            box = _refine(net, node, box, lines, region, margin)
         if node.is_activation:
             lines[node.name] = node.op.lines(boxes[node.inputs[0]], rule)
-        boxes[node.name] = box
-    return boxes
+        if box is not None:
+            boxes[node.name] = box
+    return boxes, lines
 
 
 def _exact_by_interval(net: Network, node: Node, region: Region) -> bool:
@@ -66,36 +77,30 @@ def _exact_by_interval(net: Network, node: Node, region: Region) -> bool:
 
 
 def _refine(
-    net: Network,
-    node: Node,
-    box: Bounds,
-    lines: dict[str, Lines],
-    region: Region,
-    intersect: bool,
-    margin: Tensor | None,
+    net: Network, node: Node, box: Bounds | None, lines: dict[str, Lines], region: Region, margin: Tensor | None
 ) -> Bounds:
-    """The box of a pre-activation, improved by back-substitution, or replaced by it where not `intersect`."""
-    lower, upper = box.lower.flatten(1), box.upper.flatten(1)
+    """The bounds of a pre-activation by back-substitution, intersected with its `box` if it has one."""
     rows = None
-    if intersect and _only_relu_above(net, node):
-        undecided = ((lower < 0) & (upper > 0)).any(0)
-        if not undecided.all():
-            rows = undecided.nonzero().squeeze(1)
-            if not len(rows):
-                return box
+    if box is not None:
+        lower, upper = box.lower.flatten(1), box.upper.flatten(1)
+        if _only_relu_above(net, node):
+            undecided = ((lower < 0) & (upper > 0)).any(0)
+            if not undecided.all():
+                rows = undecided.nonzero().squeeze(1)
+                if not len(rows):
+                    return box
     new = _rows_bounds(net, node, lines, region, rows)
     if margin is not None:
         margin = margin.flatten(1)
         new = new.widen(margin if rows is None else margin[:, rows])
-    if intersect:
-        if rows is None:
-            new = new.intersect(Bounds(lower, upper))
-        else:
-            new = Bounds(
-                lower.index_copy(1, rows, torch.maximum(new.lower, lower[:, rows])),
-                upper.index_copy(1, rows, torch.minimum(new.upper, upper[:, rows])),
-            )
-    return Bounds(new.lower.view_as(box.lower), new.upper.view_as(box.upper))
+    if rows is not None:
+        new = Bounds(
+            lower.index_copy(1, rows, torch.maximum(new.lower, lower[:, rows])),
+            upper.index_copy(1, rows, torch.minimum(new.upper, upper[:, rows])),
+        )
+    elif box is not None:
+        new = new.intersect(Bounds(lower, upper))
+    return Bounds(*(side.view(-1, *node.shape) for side in new))
 
 
 def _only_relu_above(net: Network, node: Node) -> bool:
@@ -170,9 +175,11 @@ def crown_bounds(
     same rule otherwise. Differentiable in the weights and the region.
     """
     if boxes is None:
-        boxes = layer_boxes(net, region, rule=rule, intersect=intersect, outward=outward)
+        boxes, lines = _relax(net, region, rule, intersect, outward)
+    else:
+        lines = activation_lines(net, boxes, rule)
     c = as_objective(net, objective, region.lower)
-    found = linear_bounds(net, net.output.name, c, activation_lines(net, boxes, rule), region)
+    found = linear_bounds(net, net.output.name, c, lines, region)
     return finish(net, found, objective, region, outward, boxes[net.output.name] if intersect else None)
 
 

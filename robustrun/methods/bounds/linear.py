@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .activations import Lines
 from .network import Network
-from .regions import Bounds, Region, linear_range
+from .regions import Bounds, Region, dot, linear_range
 
 
 class InputForm(NamedTuple):
@@ -34,7 +34,7 @@ def _through(lines: Lines, a: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     def total(coefficients: Tensor, intercept: Tensor) -> Tensor:
         if intercept.dim() == a.dim():
             return (coefficients * intercept).flatten(2).sum(-1)
-        return (coefficients.flatten(2) @ intercept.flatten(1).unsqueeze(-1)).squeeze(-1)
+        return dot(coefficients, intercept)
 
     negative = a.clamp(max=0)
     low = total(negative, lines.upper_intercept)

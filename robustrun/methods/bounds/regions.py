@@ -168,6 +168,14 @@ def linear_range(region: Region, coefficients: Tensor) -> tuple[Tensor, Tensor]:
     coefficients: (1 or batch, rows, *features). Returns two tensors (batch, rows).
     """
     flat = coefficients.flatten(2)
-    value = (flat @ region.center.flatten(1).unsqueeze(-1)).squeeze(-1)
+    value = dot(flat, region.center)
     deviation = region.reduce(flat * region.radius.flatten(1).unsqueeze(1), -1)
     return value, deviation
+
+
+def dot(coefficients: Tensor, values: Tensor) -> Tensor:
+    """(batch, rows): each row of coefficients (1 or batch, rows, *features) times values (batch, *features)."""
+    rows, values = coefficients.flatten(2), values.flatten(1)
+    if rows.shape[1] == 1:  # batched matrix products of single rows are slow
+        return (rows * values.unsqueeze(1)).sum(-1)
+    return (rows @ values.unsqueeze(-1)).squeeze(-1)

@@ -1,13 +1,16 @@
 """The second hidden layer of a fully connected network, without its (batch, h2, h1) coefficients.
 
-Row i of W2 meets the first layer's activation lines, a_L z + t_L <= f(z) <= a_U z + t_U, as
-W2+ a_L + W2- a_U for a lower bound and W2+ a_U + W2- a_L for an upper bound, that is
+The first layer's activations lie between lines, so on z1 = W1 x + b1 the layer W2 f(z1) + b2 lies within
 
-    W2 s - |W2| d   and   W2 s + |W2| d,      s = (a_U + a_L) / 2,  d = (a_U - a_L) / 2.
+    W2 (s z1 + m) + b2  -+  |W2| (d z1 + e),
 
-On the input these are  P - N  and  P + N  with  P = (W1' s) W2',  N = (W1' d) |W2|',  both (batch, inputs, h2):
-two matrix products of batch * inputs rows serve both bounds, and one serves the dual network, whose d is zero.
-With fewer inputs than hidden units this is less arithmetic and far less memory than going row by row.
+s, d being half the sum and half the difference of the upper and the lower line's slopes, m and e of their intercepts.
+What moves in it is linear in the input, with coefficients  P -+ N,
+
+    P_bki = sum_j s_bj W1_jk W2_ij        N_bki = sum_j d_bj W1_jk |W2_ij|        (batch, inputs, h2),
+
+so two products serve both bounds, and one serves the dual network, whose lines are parallel (d is zero). Either s or
+W2, whichever has fewer rows, is multiplied by W1 entry by entry; the other enters by one matrix product.
 """
 
 import torch
@@ -37,92 +40,98 @@ def applies(net: Network, node: Node) -> bool:
 def bounds(net: Network, node: Node, lines: Lines, region: Region, rows: Tensor | None = None) -> Bounds:
     """Bounds (batch, rows) of the pre-activation `node`, `lines` being those of the layer below it."""
     first = net[net[node.inputs[0]].inputs[0]].op
-    w1, b1, w2, b2 = first.weight(), first.bias(), node.op.weight(), node.op.bias()
+    v, w2, b2 = first.weight().T.contiguous(), node.op.weight(), node.op.bias()
     if rows is not None:
         w2, b2 = w2[rows], None if b2 is None else b2[rows]
-    z1 = torch.nn.functional.linear(region.center, w1, b1)
-    r = region.radius
+    z1, r = first.forward(region.center), region.radius
     if lines.parallel:
-        s = lines.upper_slope
-        middle = torch.nn.functional.linear(s * z1, w2, b2)
-        deviation = _parallel_deviation(s, w1, w2, r, region)
-        # relu(-W2) and relu(W2), not of W2 s: the slopes are not negative
-        down = lines.upper_intercept @ w2.clamp(max=0).T
-        up = lines.upper_intercept @ w2.clamp(min=0).T
-        return Bounds(middle - deviation + down, middle + deviation + up)
+        s, m = lines.upper_slope, lines.upper_intercept / 2
+        middle = torch.nn.functional.linear(s * z1 + m, w2, b2)
+        spread = _deviation(s, v, w2, r, region) + m @ w2.abs().T
+        return Bounds(middle - spread, middle + spread)
     s, d = (lines.upper_slope + lines.lower_slope) / 2, (lines.upper_slope - lines.lower_slope) / 2
-    middle, half = torch.nn.functional.linear(s * z1, w2, b2), (d * z1) @ w2.abs().T
-    low, high = _deviations(s, d, w1, w2, r, region)
-    positive, negative = w2.clamp(min=0).T, w2.clamp(max=0).T
-    down, up = lines.upper_intercept @ negative, lines.upper_intercept @ positive
+    m = e = lines.upper_intercept / 2
     if lines.lower_intercept is not None:
-        down, up = down + lines.lower_intercept @ positive, up + lines.lower_intercept @ negative
-    return Bounds(middle - half - low + down, middle + half + high + up)
+        m, e = m + lines.lower_intercept / 2, e - lines.lower_intercept / 2
+    middle, spread = torch.nn.functional.linear(s * z1 + m, w2, b2), (d * z1 + e) @ w2.abs().T
+    low, high = _deviations(s, d, v, w2, r, region)
+    return Bounds(middle - spread - low, middle + spread + high)
 
 
-def _weighted(region: Region, p: Tensor, r: Tensor) -> Tensor:
-    """The region's dual norm of p (batch, inputs, h2) along the inputs, each multiplied by r (batch, inputs) >= 0."""
-    if isinstance(region, Box):
-        return p.abs().mul(r.unsqueeze(-1)).sum(1)
-    return region.reduce(p * r.unsqueeze(-1), 1)
+def _coefficients(a: Tensor, v: Tensor, c: Tensor) -> Tensor:
+    """sum over j of  a_nj v_kj c_mj:  (rows of a, inputs, rows of c)."""
+    return (a.unsqueeze(1) * v) @ c.T
 
 
-def _blocks(s: Tensor, w1: Tensor, w2: Tensor):
-    size = max(1, _BLOCK // (w1.shape[1] * max(w2.shape)))
-    return (slice(i, i + size) for i in range(0, s.shape[0], size))
+def _blocks(a: Tensor, v: Tensor, c: Tensor) -> list[slice]:
+    """Of the rows of `a`."""
+    size = max(1, _BLOCK // (len(v) * max(c.shape)))
+    return [slice(i, i + size) for i in range(0, len(a), size)]
 
 
-def _deviations(s: Tensor, d: Tensor, w1: Tensor, w2: Tensor, r: Tensor, region: Region) -> tuple[Tensor, Tensor]:
-    v, w2t, w2abs = w1.T.unsqueeze(0), w2.T, w2.abs().T
+def _deviations(s: Tensor, d: Tensor, v: Tensor, w2: Tensor, r: Tensor, region: Region) -> tuple[Tensor, Tensor]:
+    """The region's dual norms (batch, h2) of P - N and of P + N along the inputs, each multiplied by r."""
+    if len(s) > len(w2):
+        low, high = _norms((w2, s), (w2.abs(), d), v, r.T.expand(len(w2), -1, -1), region)
+        return low.T, high.T
+    return _norms((s, w2), (d, w2.abs()), v, r.unsqueeze(2), region)
+
+
+def _norms(
+    p: tuple[Tensor, Tensor], n: tuple[Tensor, Tensor], v: Tensor, r: Tensor, region: Region
+) -> tuple[Tensor, Tensor]:
     low, high = [], []
-    for i in _blocks(s, w1, w2):
-        p, n = (s[i].unsqueeze(1) * v) @ w2t, (d[i].unsqueeze(1) * v) @ w2abs
-        low.append(_weighted(region, p - n, r[i]))
-        high.append(_weighted(region, p + n, r[i]))
+    for i in _blocks(p[0], v, p[1]):
+        both = [_coefficients(a[i], v, c) for a, c in (p, n)]
+        low.append(region.reduce((both[0] - both[1]).mul_(r[i]), 1))
+        high.append(region.reduce((both[0] + both[1]).mul_(r[i]), 1))
     return torch.cat(low), torch.cat(high)
 
 
-def _parallel_deviation(s: Tensor, w1: Tensor, w2: Tensor, r: Tensor, region: Region) -> Tensor:
+def _deviation(s: Tensor, v: Tensor, w2: Tensor, r: Tensor, region: Region) -> Tensor:
+    """The region's dual norm (batch, h2) of P along the inputs, each multiplied by r."""
+    if len(s) > len(w2):
+        return _norm(w2, v, s, r.T.expand(len(w2), -1, -1), region).T
+    return _norm(s, v, w2, r.unsqueeze(2), region)
+
+
+def _norm(a: Tensor, v: Tensor, c: Tensor, r: Tensor, region: Region) -> Tensor:
     if isinstance(region, Box):
-        return _BoxDeviation.apply(s, w1, w2, r)
-    v = w1.T.unsqueeze(0)
-    return torch.cat([_weighted(region, (s[i].unsqueeze(1) * v) @ w2.T, r[i]) for i in _blocks(s, w1, w2)])
+        return _BoxNorm.apply(a, v, c, r)
+    return torch.cat([region.reduce(_coefficients(a[i], v, c) * r[i], 1) for i in _blocks(a, v, c)])
 
 
-class _BoxDeviation(torch.autograd.Function):
-    """sum over inputs k of  r_k | sum_j w2_ij s_j w1_jk |  for every unit i, and its gradient, block by block.
+class _BoxNorm(torch.autograd.Function):
+    """sum over inputs k of  r_nkm | sum_j a_nj v_kj c_mj |  (rows of a, rows of c), and its gradient, in blocks.
 
-    Autograd would keep every (batch, inputs, h) intermediate and walk through memory once an operation. Here a
-    block of examples stays in cache from the first product to the last, and only the signs are kept.
+    Autograd would keep every (rows, inputs, units) intermediate and walk through memory once an operation. Here a
+    block of rows stays in cache from the first product to the last, and only the signs are kept.
     """
 
     @staticmethod
-    def forward(ctx, s: Tensor, w1: Tensor, w2: Tensor, r: Tensor) -> Tensor:
-        v, w2t = w1.T.unsqueeze(0), w2.T
+    def forward(ctx, a: Tensor, v: Tensor, c: Tensor, r: Tensor) -> Tensor:
         out, signs = [], []
-        for i in _blocks(s, w1, w2):
-            p = (s[i].unsqueeze(1) * v) @ w2t
+        for i in _blocks(a, v, c):
+            p = _coefficients(a[i], v, c)
             if any(ctx.needs_input_grad):
-                signs.append(torch.sign(p).to(torch.int8))
-            out.append(p.abs_().mul_(r[i].unsqueeze(-1)).sum(1))
-        ctx.save_for_backward(s, w1, w2, r, *signs)
+                signs.append(p.sign().to(torch.int8))
+            out.append(p.abs_().mul_(r[i]).sum(1))
+        ctx.save_for_backward(a, v, c, r, *signs)
         return torch.cat(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
-        s, w1, w2, r, *signs = ctx.saved_tensors
-        v = w1.T.unsqueeze(0)
-        gv, gw2 = torch.zeros_like(v[0]), torch.zeros_like(w2)
-        gs, gr = torch.empty_like(s), torch.empty_like(r)
-        for i, sign in zip(_blocks(s, w1, w2), signs, strict=True):
-            weighted = sign.to(s.dtype) * gradient[i].unsqueeze(1)  # dp / r
-            t = s[i].unsqueeze(1) * v
-            if ctx.needs_input_grad[3]:
-                gr[i] = (weighted * (t @ w2.T)).sum(-1)
-            gp = weighted.mul_(r[i].unsqueeze(-1)).flatten(0, 1)
-            gw2.addmm_(gp.T, t.flatten(0, 1))
-            gt = (gp @ w2).view_as(t)
-            gs[i] = (gt * v).sum(1)
-            gv += gt.mul_(s[i].unsqueeze(1)).sum(0)
-        return gs, gv.T, gw2, gr if ctx.needs_input_grad[3] else None
+        a, v, c, r, *signs = ctx.saved_tensors
+        ga, gv, gc = torch.empty_like(a), torch.zeros_like(v), torch.zeros_like(c)
+        gr = torch.empty_like(r) if ctx.needs_input_grad[3] else None
+        for i, sign in zip(_blocks(a, v, c), signs, strict=True):
+            gp = sign * gradient[i].unsqueeze(1)
+            if gr is not None:
+                gr[i] = (gp * _coefficients(a[i], v, c)).sum_to_size(r[i].shape)
+            gp = gp.mul_(r[i]).flatten(0, 1)
+            gt = (gp @ c).view(-1, *v.shape)  # of a_nj v_kj
+            gc.addmm_(gp.T, (a[i].unsqueeze(1) * v).flatten(0, 1))
+            ga[i] = (gt * v).sum(1)
+            gv += gt.mul_(a[i].unsqueeze(1)).sum(0)
+        return ga, gv, gc, gr

@@ -64,19 +64,22 @@ def test_dual_is_the_papers_recursion(widths):
     assert torch.allclose(upper, expected[1], atol=1e-12)
 
 
-def test_dual_gradients_are_the_recursions():
-    net, x = mlp(6, 9, 8, 1, seed=2), _x(7, 6)
-    epsilon = torch.full((6,), 0.2, dtype=torch.float64)
-    y = torch.rand(7, dtype=torch.float64) + 0.5
-    gradients = []
+@pytest.mark.parametrize("batch", [3, 7, 20])  # fewer and more examples than units, and several blocks
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dual_gradients_are_the_recursions(batch, dtype, monkeypatch):
+    monkeypatch.setattr("robustrun.methods.bounds.second_layer._BLOCK", 400)
+    net, x = mlp(6, 9, 8, 1, seed=2, dtype=dtype), _x(batch, 6).to(dtype)
+    epsilon = torch.linspace(0.1, 0.3, 6, dtype=dtype)
+    y = torch.rand(batch, dtype=dtype) + 0.5
+    found = []
     for lower, upper in (
         dual_bounds(trace(net, (6,)), Box.around(x, epsilon), outward=False),
         _plain_dual(net, x, epsilon),
     ):
         loss = worst_relative_error(lower[:, 0], upper[:, 0], y).mean()
-        gradients.append(torch.autograd.grad(loss, list(net.parameters())))
-    for mine, plain in zip(*gradients, strict=True):
-        assert torch.allclose(mine, plain, atol=1e-10)
+        found.append((lower, upper, *torch.autograd.grad(loss, list(net.parameters()))))
+    for mine, plain in zip(*found, strict=True):
+        torch.testing.assert_close(mine, plain, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12)
 
 
 def test_single_precision_agrees():
@@ -88,10 +91,11 @@ def test_single_precision_agrees():
     assert (exact.upper - single.upper).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("batch", [2, 6])
 @pytest.mark.parametrize("method", [interval_bounds, crown_bounds, dual_bounds])
-def test_gradcheck_in_weights_and_tolerances(method):
+def test_gradcheck_in_weights_and_tolerances(method, batch):
     net = mlp(3, 5, 4, 1, seed=4)
-    network, x = trace(net, (3,)), _x(2, 3, seed=1)
+    network, x = trace(net, (3,)), _x(batch, 3, seed=1)
     epsilon = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64, requires_grad=True)
     weights = [p.detach().clone().requires_grad_() for p in net.parameters()]
 
