@@ -26,9 +26,6 @@ class BestLast(PGD):
         common: see `PGD`; of `states`, those that were kept are attacked.
     """
 
-    def __init__(self, **common):
-        super().__init__(**common)
-
     def certify(self, task: ClassificationTask, fitted: Fitted[nn.Module], run: Run) -> Report:
         kept = tuple(state for state in self.states if state == "last" or state in fitted.states)
         if missing := set(self.states) - set(kept):

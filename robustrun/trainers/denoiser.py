@@ -62,9 +62,6 @@ class _OnNoise(Supervised):
 class GaussianAugmentation(_OnNoise):
     """Cross-entropy on noisy inputs: the classifier that is smoothed itself (Cohen, Rosenfeld, Kolter, ICML 2019)."""
 
-    def __init__(self, **common):
-        super().__init__(**common)
-
     def step(self, session: Session, batch: Batch) -> dict[str, Tensor]:
         noisy = self.noisy(session.run, batch, session.loop.step)
         loss, logits = self.update(session, noisy, batch.targets)

@@ -69,9 +69,6 @@ class NeuralODE(Standard):
         Diverged: the solver's steps became too small or too many.
     """
 
-    def __init__(self, **common):
-        super().__init__(**common)
-
     def fit(self, task: ClassificationTask, model: ODEClassifier, run: Run) -> Fitted:
         return super().fit(task, model, run)
 

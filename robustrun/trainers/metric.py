@@ -208,9 +208,6 @@ class _GameLoss(nn.Module):
 class CrossEntropyTraining(_MetricTraining):
     """Mean binary cross-entropy, chosen by the metric but not trained for it."""
 
-    def __init__(self, **common):
-        super().__init__(**common)
-
     def loss(self) -> nn.Module:
         return _CrossEntropy()
 

@@ -243,9 +243,6 @@ class Supervised(Trainer):
 class Standard(Supervised):
     """Ordinary training on clean examples with cross-entropy."""
 
-    def __init__(self, **common):
-        super().__init__(**common)
-
     def step(self, session: Session, batch: Batch) -> dict[str, Tensor]:
         loss, logits = self.update(session, batch.inputs, batch.targets)
         return {"loss": loss, "train_accuracy": self.right(session, logits, batch.targets)}
