@@ -62,7 +62,7 @@ def test_a_benchmark_to_its_row(tmp_path):
     )
     [claim] = json.loads((tmp_path / "results.json").read_text())["attacks"]["claims"]
     assert claim["what"] == what
-    assert measured == f"{claim['values'][0]:.3g} x"
+    assert measured == f"{claim['values'][0]:.4g} x"
     assert state == ("met" if claim["values"][0] >= claim["at_least"] else "MISSED")
     assert re.search(r"\d+ cores.*torch 2", page)
     assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d UTC", _cells(page, "attacks.py")[2])

@@ -86,10 +86,10 @@ def claim(
     target = at_most if at_least is None else at_least
     middle = statistics.median(values)
     met = middle >= target if at_most is None else middle <= target
-    words = f"{'at least' if at_most is None else 'at most'} {target:.3g} {unit}".rstrip()
-    spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
+    words = f"{'at least' if at_most is None else 'at most'} {target:.4g} {unit}".rstrip()
+    spread = f" ({min(values):.4g} to {max(values):.4g})" if len(values) > 1 else ""
     beside = f" against {against}" if against else ""
-    print(f"  {what}{beside}: {middle:.3g} {unit}{spread}, {words}: {'met' if met else 'missed'}", flush=True)
+    print(f"  {what}{beside}: {middle:.4g} {unit}{spread}, {words}: {'met' if met else 'missed'}", flush=True)
     if file := os.environ.get(HAND_ON):
         record = {
             "what": what, "against": against, "unit": unit, "values": [float(value) for value in values],

@@ -51,19 +51,19 @@ def main() -> None:
 
         looks = {
             "reading every result.json, nothing else": [plain],
-            "robustrun table, nothing run": [command_seconds(Path(directory) / "nowhere", "table")],
             "robustrun table, no index, no identities yet": [command_seconds(outputs, "table")],
             "robustrun table, no index": [no_index() for _ in range(arguments.rounds)],
             "robustrun table, again": [command_seconds(outputs, "table") for _ in range(arguments.rounds)],
             "robustrun table fast_at.cifar10": [
                 command_seconds(outputs, "table", "fast_at.cifar10") for _ in range(arguments.rounds)
             ],
+            "robustrun table, nothing run": [command_seconds(Path(directory) / "nowhere", "table")],
         }
         print(f"{'over ' + str(arguments.runs) + ' runs':<44} seconds")
         for name, times in looks.items():
             wall, processor = (statistics.median(column) for column in zip(*times, strict=True))
             print(f"{name:<44} {wall:7.2f} ({processor:.2f})")
-        for name in list(looks)[2:]:
+        for name in list(looks)[1:-1]:
             seconds = [time[clock_name() == "processor"] for time in looks[name]]
             claim(f"{name}, {arguments.runs:,} runs", seconds, at_most=3, unit="s")
 
