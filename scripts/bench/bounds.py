@@ -1,18 +1,20 @@
 """Time bounds of the virtual sensor's networks against the obvious plain implementations.
 
-    python scripts/bench/bounds.py [--threads 2] [--repeats 7] [--points 40]
+    python scripts/bench/bounds.py [--threads 2] [--repeats 7] [--points 80] [--only exact --net ordinary-100]
 
 Three tables: bounds of 10,000 points; provable training steps (forward and backward) against the dual network that
 materialises its (batch, h2, h1) coefficients; exact ranges by branch and bound against HiGHS's MILP at the same gap.
+Both sides of a comparison have the same threads and take turns. With one thread the times are the processor's.
 """
 
 import argparse
 import functools
 import itertools
-import time
+import statistics
 from collections.abc import Callable
 
 import torch
+from _measure import claim, clock, clock_name, fastest, ratios, turns
 from torch import Tensor, nn
 
 from robustrun.methods.bounds import (
@@ -21,6 +23,7 @@ from robustrun.methods.bounds import (
     crown_bounds,
     dual_bounds,
     intersection_bounds,
+    intersection_boxes,
     interval_bounds,
     milp_bounds,
     trace,
@@ -30,17 +33,6 @@ from robustrun.tasks.sensors import _INJECTOR, _injector_readings
 
 SENSORS = len(_INJECTOR)
 EPSILON = 2.5 * torch.tensor([tolerance for *_, tolerance in _INJECTOR])
-
-
-def best(function: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of the fastest of `repeats` calls, after one to warm up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        begin = clock()
-        function()
-        times.append(clock() - begin)
-    return min(times)
 
 
 def network(hidden: int) -> nn.Sequential:
@@ -108,20 +100,21 @@ def plain_dual_one_pass(net: nn.Sequential, x: Tensor, epsilon: Tensor) -> tuple
 
 
 def many_points(repeats: int) -> None:
-    print("\nbounds of 10,000 points, rounded outwards, seconds (processor seconds)")
+    print(f"\nbounds of 10,000 points, rounded outwards, seconds ({clock_name()})")
     for dtype, hidden in itertools.product((torch.float32, torch.float64), (64, 256)):
         box = Box.around(torch.rand(10_000, SENSORS, dtype=dtype), EPSILON.to(dtype))
         net = trace(network(hidden).to(dtype), (SENSORS,))
+        name = f"{SENSORS}-{hidden}-{hidden}-1, {str(dtype).removeprefix('torch.')}"
         with torch.no_grad():
             for method in (interval_bounds, dual_bounds, crown_bounds, intersection_bounds):
-                run = functools.partial(method, net, box)
-                wall, busy = best(run, min(repeats, 3)), best(run, min(repeats, 3), time.process_time)
-                name = f"{SENSORS}-{hidden}-{hidden}-1  {str(dtype).removeprefix('torch.')}"
-                print(f"  {name}  {method.__name__:20s} {wall:8.3f} ({busy:.3f})")
+                seconds = fastest(functools.partial(method, net, box), min(repeats, 3))
+                print(f"  {name}  {method.__name__:20s} {seconds:8.3f}")
+                if dtype == torch.float32 and method in (interval_bounds, crown_bounds):
+                    claim(f"{method.__name__} of 10,000 points, {name}", [seconds], at_most=1.0, unit="s")
 
 
 def training_steps(repeats: int) -> None:
-    print("\nprovable training step, batch 256, milliseconds (ratio to this package)")
+    print(f"\nprovable training step, batch 256, least milliseconds ({clock_name()})")
     x, y = torch.rand(256, SENSORS), 0.1 + torch.rand(256, 1)
     for hidden in (64, 100, 256):
         net = network(hidden)
@@ -129,26 +122,30 @@ def training_steps(repeats: int) -> None:
 
         def step(bound: Callable[[], tuple[Tensor, Tensor]], weights=weights) -> tuple[Tensor, ...]:
             lower, upper = bound()
-            torch.autograd.grad(worst_relative_error(lower, upper, y).mean(), weights)
-            return lower.detach(), upper.detach()
+            gradients = torch.autograd.grad(worst_relative_error(lower, upper, y).mean(), weights)
+            return lower.detach(), upper.detach(), *gradients
 
         ways = {
-            "this package": lambda n=traced: dual_bounds(n, Box.around(x, EPSILON), outward=False),
-            "plain, one pass": lambda n=net: plain_dual_one_pass(n, x, EPSILON),
-            "plain, pass a side": lambda n=net: plain_dual(n, x, EPSILON),
+            "ours": lambda n=traced: dual_bounds(n, Box.around(x, EPSILON), outward=False),
+            "one pass": lambda n=net: plain_dual_one_pass(n, x, EPSILON),
+            "a pass a side": lambda n=net: plain_dual(n, x, EPSILON),
         }
         found = [step(way) for way in ways.values()]
         apart = max(float((a - b).abs().max()) for other in found[1:] for a, b in zip(found[0], other, strict=True))
-        times = {name: best(lambda w=way: step(w), repeats) for name, way in ways.items()}
-        row = "  ".join(f"{name} {1e3 * t:7.1f} ({t / times['this package']:4.1f})" for name, t in times.items())
-        print(f"  hidden {hidden:3d}: {row}  bounds apart by {apart:.0e}")
+        times = turns({name: functools.partial(step, way) for name, way in ways.items()}, repeats)
+        row = "  ".join(f"{name} {1e3 * min(seconds):7.1f}" for name, seconds in times.items())
+        print(f"  hidden {hidden:3d}: {row}  bounds and gradients apart by {apart:.0e}")
+        for name in ("one pass", "a pass a side") if hidden > 64 else ():
+            what = f"provable training step, hidden {hidden}-{hidden}"
+            against = f"the plain dual network, {name}"
+            claim(what, ratios(times[name], times["ours"]), at_least=5, against=against)
 
 
-def trained(robust: bool, steps: int) -> nn.Sequential:
-    """A 64-64 network on the injector, ordinary or provable."""
+def trained(robust: bool, hidden: int, steps: int) -> nn.Sequential:
+    """A network on the injector, ordinary or provable."""
     data = _injector_readings(10_000, 1, 1.0)
     inputs, targets = (torch.tensor(v, dtype=torch.float32) for v in (data.inputs, data.targets[:, None]))
-    net = network(64)
+    net = network(hidden)
     traced, optimizer = trace(net, (SENSORS,)), torch.optim.Adam(net.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
@@ -164,43 +161,50 @@ def trained(robust: bool, steps: int) -> nn.Sequential:
     return net.double()
 
 
-def exact_ranges(points: int, gap: float, limit: float) -> None:
-    print(f"\nexact ranges at a relative gap of {gap:g}, processor seconds for all points")
+def exact_ranges(kind: str, points: int, gap: float, limit: float, rounds: int) -> None:
+    """`kind`: provable or ordinary, and the width of its hidden layers."""
+    robust, hidden = kind.startswith("provable"), int(kind.split("-")[1])
     test = torch.tensor(_injector_readings(1500, 2, 1.0).inputs)
-    for name, robust, steps, count in (("provable", True, 600, points), ("ordinary", False, 1500, max(2, points // 4))):
-        net = trace(trained(robust, steps), (SENSORS,))
-        box = Box.around(test[:count], EPSILON.double())
-        results, times = {}, {}
-        for method in (branch_and_bound, milp_bounds):
-            each = limit * (count if method is branch_and_bound else 1)
-            begin = time.process_time()  # of this process alone: the comparison survives a busy machine
-            results[method] = method(net, box, gap=gap, time_limit=each)
-            times[method] = time.process_time() - begin
-        mine, other = results[branch_and_bound], results[milp_bounds]
-        both = mine.solved & other.solved
-        apart = max(
-            float((a - b)[both].abs().max()) if both.any() else float("nan")
-            for a, b in zip(mine.attained, other.attained, strict=True)
-        )
-        ratio = times[milp_bounds] / times[branch_and_bound]
-        print(
-            f"  {name:9s} {count:3d} points: "
-            f"branch and bound {times[branch_and_bound]:6.2f} ({int(mine.solved.sum())} solved)  "
-            f"MILP {times[milp_bounds]:6.2f} ({int(other.solved.sum())} solved)  "
-            f"ratio {ratio:5.1f}  apart {apart:.0e}"
-        )
+    net = trace(trained(robust, hidden, 600 if robust else 1500), (SENSORS,))
+    box = Box.around(test[:points], EPSILON.double())
+    boxes = intersection_boxes(net, box)
+    undecided = sum(((boxes[n].lower < 0) & (boxes[n].upper > 0)).sum(1) for n in net.pre_activations)
+    ways = {
+        "ours": lambda: branch_and_bound(net, box, gap=gap, time_limit=limit * points),
+        "HiGHS": lambda: milp_bounds(net, box, gap=gap, time_limit=limit / 2),  # of each of two solves a point
+    }
+    found, times = {}, {name: [] for name in ways}
+    for _, (name, way) in itertools.product(range(rounds), ways.items()):
+        begin = clock()
+        found[name] = way()
+        times[name].append(clock() - begin)
+    mine, other = found["ours"], found["HiGHS"]
+    both = mine.solved & other.solved
+    apart = max(
+        (float((a - b)[both].abs().max()) for a, b in zip(mine.attained, other.attained, strict=True) if both.any()),
+        default=float("nan"),
+    )
+    seconds = "  ".join(
+        f"{name} {statistics.median(times[name]):6.2f} ({int(found[name].solved.sum())} solved)" for name in ways
+    )
+    least, most = int(undecided.min()), int(undecided.max())
+    print(f"  {kind}, {points} points of {least} to {most} undecided units: {seconds}  apart by {apart:.0e}")
+    what = f"exact ranges at a gap of {gap:g}, {kind}, {points} points"
+    claim(what, ratios(times["HiGHS"], times["ours"]), at_least=5, against="HiGHS")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=1, help="of the exact comparison")
     parser.add_argument(
-        "--points", type=int, default=100, help="of the exact comparison; a quarter for the ordinary network"
+        "--points", type=int, default=80, help="of the exact comparison; a quarter for ordinary networks"
     )
     parser.add_argument("--gap", type=float, default=1e-4)
-    parser.add_argument("--limit", type=float, default=10.0, help="seconds a point of the exact comparison")
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds a point of the exact comparison")
     parser.add_argument("--only", choices=("points", "steps", "exact"))
+    parser.add_argument("--net", nargs="+", default=["provable-64", "ordinary-64"], help="of the exact comparison")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.only in (None, "points"):
@@ -208,4 +212,7 @@ if __name__ == "__main__":
     if arguments.only in (None, "steps"):
         training_steps(arguments.repeats)
     if arguments.only in (None, "exact"):
-        exact_ranges(arguments.points, arguments.gap, arguments.limit)
+        print(f"\nexact ranges at a relative gap of {arguments.gap:g}, seconds for all points ({clock_name()})")
+        for kind in arguments.net:
+            points = arguments.points if kind.startswith("provable") else max(2, arguments.points // 4)
+            exact_ranges(kind, points, arguments.gap, arguments.limit, arguments.rounds)
