@@ -5,7 +5,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,9 @@ from torch import Tensor
 
 RawArrays = Mapping[str, np.ndarray]
 """`{split}_images` uint8 (N, C, H, W) and `{split}_labels` int64 (N,), for the splits "train" and "test"."""
+
+Log = Callable[[str], object]
+"""Is told, in a sentence, what takes time or went wrong."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,14 @@ class Cache:
             with suppress(OSError):  # a shared, read-only cache is hashed at every start
                 self._write_stamp(found, stamp.get("source", ""))
         return raw
+
+    def whole(self, log: Log) -> RawArrays | None:
+        """As `read`; None where the file is damaged as well, which `log` is told."""
+        try:
+            return self.read()
+        except ValueError as error:
+            log(f"{error}: it is obtained again")
+            return None
 
     def write(self, raw: RawArrays, source: str) -> None:
         """Replaces the file at once: a reader sees the old one or the new one, never a part."""

