@@ -1,6 +1,7 @@
 """What can be composed, read off the configuration trees without importing anything heavy."""
 
 import html
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,7 +59,10 @@ def files(group: str, config_dir: Path | None = None) -> dict[str, Path]:
 
 
 def markdown(groups: Iterable[str]) -> str:
-    """A page of the groups' options, each with its file, whose comments say what the keys mean."""
+    """A page of the groups' options, each with its file, whose comments say what the keys mean.
+
+    A recipe's file has only what it changes; it points to the option that it builds on.
+    """
     parts = ["# What can be composed", "", "Written by `robustrun list --markdown`; a click shows an option's keys."]
     for group in groups:
         parts += ["", f"## {group}", "", GROUPS[group], ""]
@@ -67,11 +71,24 @@ def markdown(groups: Iterable[str]) -> str:
             typed = f"+exp={name}" if group == "exp" else f"{group}={name}"
             head = f"<code>{typed}</code> {html.escape(description)}"
             if name in held:
-                keys = held[name].read_text().rstrip()
-                parts += [f"<details><summary>{head}</summary>", "", "```yaml", keys, "```", "", "</details>"]
+                below = [f"[{group}={base}](#{_anchor(group, base)})" for base in bases(held[name]) if base in held]
+                above = [f"Over the keys of {', '.join(below)}:", ""] if below else []
+                keys = ["```yaml", held[name].read_text().rstrip(), "```"]
+                opening = f'<details id="{_anchor(group, name)}"><summary>{head}</summary>'
+                parts += [opening, "", *above, *keys, "", "</details>"]
             else:
                 parts += [f"<p>{head}</p>"]
     return "\n".join(parts)
+
+
+def _anchor(group: str, option: str) -> str:
+    return re.sub(r"[^\w]+", "-", f"{group}-{option}")
+
+
+def bases(file: Path) -> list[str]:
+    """The options of its group that a recipe builds on, as its `defaults: [base, _self_]` names them."""
+    found = re.search(r"^defaults: \[(.*)\]", file.read_text(), re.MULTILINE)
+    return [name for name in re.findall(r"[\w-]+", found[1]) if name != "_self_"] if found else []
 
 
 def describe(file: Path) -> str:

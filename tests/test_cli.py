@@ -209,4 +209,6 @@ def test_the_page_of_all_options_has_every_key(cli):
     page = cli("list", "trainer", "--markdown").stdout
     assert "<code>trainer=pgd_cifar</code>" in page
     assert "steps:" in page
-    assert page.count("<details>") == page.count("</details>") > 50
+    assert "Over the keys of [trainer=standard](#trainer-standard):" in page
+    assert '<details id="trainer-standard">' in page
+    assert page.count("<details ") == page.count("</details>") > 50

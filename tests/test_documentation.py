@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from robustrun.catalogue import GROUPS, files
+from robustrun.catalogue import GROUPS, bases, files
 from robustrun.paths import conf_dir
 from robustrun.registry import AXES
 
@@ -23,8 +23,7 @@ def _key_lines(file: Path) -> dict[str, str]:
 
 def _inherited(group: str, file: Path) -> set[str]:
     """The keys of the options that an option builds on."""
-    bases = re.search(r"^defaults: \[(.*)\]", file.read_text(), re.MULTILINE)
-    built_on = [files(group)[name] for name in re.findall(r"[\w-]+", bases[1]) if name != "_self_"] if bases else []
+    built_on = [files(group)[name] for name in bases(file)]
     return {key for base in built_on for key in {*_key_lines(base), *_inherited(group, base)}}
 
 
