@@ -178,6 +178,7 @@ def _runtime(
     precision: PrecisionName = "auto",
     threads: PositiveInt | None = None,
     deterministic: bool = False,
+    compile: bool = False,
 ) -> None:
     """The keys of `runtime`, for checking them before anything is made."""
 

@@ -1,5 +1,6 @@
-"""Which device a job runs on, and in which arithmetic."""
+"""Which device a job runs on, in which arithmetic, and whether the networks are compiled."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ class Precision:
     """Arithmetic of the network passes; parameters, statistics and certificates stay in float32 or better.
 
     `float32` is exact single precision, `tf32` lets CUDA multiply matrices with 10-bit mantissas, `bfloat16`
-    and `float16` run the passes under autocast (float16 with loss scaling, see `scaler`).
+    and `float16` run the passes under autocast (float16 with loss scaling, see `scaler`). `compiled` networks
+    pass through torch.compile, which takes up to some minutes at first; gradients of gradients do not exist then.
     """
 
     name: Literal["float32", "tf32", "bfloat16", "float16"]
     device_type: str
     channels_last: bool
+    compiled: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,7 +51,10 @@ class Precision:
 
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
         """The model on the device, in the memory format of this precision (parameters stay float32)."""
-        return model.to(device=device, memory_format=self.memory_format)
+        model = model.to(device=device, memory_format=self.memory_format)
+        if self.compiled:
+            model.compile()  # in place: names of parameters, checkpoints and the class stay as they are
+        return model
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -81,11 +87,11 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
+def choose_precision(name: PrecisionName, device: torch.device, *, compile: bool = False) -> Precision:
     """`auto` is bfloat16 on CUDA and float32 elsewhere.
 
     Raises:
-        ConfigError: the device cannot compute in that precision.
+        ConfigError: the device cannot compute in that precision, or there is no compiler.
     """
     on_cuda = device.type == "cuda"
     if name == "auto":
@@ -98,7 +104,9 @@ def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
         raise ConfigError(f"runtime.precision=tf32 needs a CUDA device, not {device.type}: use float32")
     if name == "float16" and device.type == "cpu":
         raise ConfigError("runtime.precision=float16 needs a GPU: use float32 or bfloat16 on a CPU")
-    return Precision(name, device.type, channels_last=name != "float32")
+    if compile and device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        raise ConfigError("runtime.compile=true needs a C++ compiler on a CPU: install g++, or leave it out")
+    return Precision(name, device.type, channels_last=name != "float32", compiled=compile)
 
 
 @contextmanager

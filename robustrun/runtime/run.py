@@ -78,6 +78,7 @@ class Run:
         tracker: str | Sequence[str] = "local",
         threads: int | None = None,
         deterministic: bool = False,
+        compile: bool = False,
         project: str = "robustrun",
         run_id: str | None = None,
         name: str | None = None,
@@ -96,7 +97,7 @@ class Run:
         with ExitStack() as stack:
             group = processes.start()
             where = choose_device(device, group.local_rank)
-            how = choose_precision(precision, where)
+            how = choose_precision(precision, where, compile=compile)
             group.on_main(lambda: stack.enter_context(locked(dir)))
             stack.enter_context(logging_to(dir / "log.txt" if group.is_main else None))
             stack.enter_context(numerics(how, threads=threads, deterministic=deterministic))

@@ -1,6 +1,8 @@
+import copy
 import logging
 import os
 import random
+import shutil
 import signal
 import threading
 
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from robustrun.errors import ConfigError, Stopped
+from robustrun.methods.attacks import pgd
 from robustrun.runtime import Run
 from robustrun.runtime.precision import choose_device, choose_precision
 
@@ -156,6 +159,37 @@ def test_precision_of_the_cpu():
     with half.autocast():
         assert layer(inputs).dtype is torch.bfloat16
     assert not half.scaler.is_enabled()
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports what torch has deprecated
+def test_compiled_networks_are_the_same_networks():
+    precision = choose_precision("auto", torch.device("cpu"), compile=True)
+    plain = Small()
+    compiled = precision.place(copy.deepcopy(plain), torch.device("cpu"))
+    assert type(compiled) is Small
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    inputs, targets = torch.full((5, 6), 0.5), torch.tensor([0, 1, 2, 0, 1])
+    attack = {"epsilon": 0.2, "alpha": 0.1, "steps": 3, "start": "zero"}
+    found = [pgd(network, inputs, targets, **attack).delta for network in (plain, compiled)]
+    torch.testing.assert_close(*found)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+def test_compiling_needs_a_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"runtime\.compile=true needs a C\+\+ compiler on a CPU: install g\+\+"):
+        choose_precision("auto", torch.device("cpu"), compile=True)
 
 
 @pytest.mark.gpu
