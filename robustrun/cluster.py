@@ -174,7 +174,12 @@ def _failed(error: Exception) -> JobReturn:
 
 
 def queue() -> dict[str, tuple[str, str]]:
-    """SLURM job number -> state and reason, of all jobs of this user that SLURM remembers (squeue, no accounting)."""
+    """SLURM job number -> state and reason, of all jobs of this user that SLURM remembers (squeue, no accounting).
+
+    Raises:
+        ConfigError: this machine has no squeue.
+        JobFailed: SLURM does not answer.
+    """
     command = ["squeue", "--noheader", "--array", "--states=all", "--me", "--format=%i|%T|%r"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout

@@ -33,7 +33,11 @@ class Outcome:
 
 
 def task(config: DictConfig) -> float | None:
-    """What Hydra calls for each job, in this process or on a node; returns the objective, if one is set."""
+    """What Hydra calls for each job, in this process or on a node; returns the objective, if one is set.
+
+    Raises:
+        Stopped: a signal stopped the sweep before this job began.
+    """
     from robustrun.job import run
 
     if _stopped:

@@ -35,6 +35,9 @@ class PadCrop:
     """Pad by `padding` on every side, with zeros or by reflection, then crop to the old size anywhere.
 
     Reflection mirrors without repeating the edge pixel. Offset (padding, padding) returns the image itself.
+
+    Raises:
+        ValueError: the padding is below 1, or the mode unknown.
     """
 
     padding: int = 4
@@ -68,7 +71,12 @@ class Flip:
 
 @dataclass(frozen=True)
 class Cutout:
-    """Set a square of `size` pixels to zero, anywhere fully inside (after DeVries and Taylor 2017)."""
+    """Set a square of `size` pixels to zero, anywhere fully inside (after DeVries and Taylor 2017).
+
+    Raises:
+        ValueError: the size is below 1.
+        ConfigError: on drawing, the square does not fit into the images.
+    """
 
     size: int = 8
 
@@ -96,6 +104,9 @@ class Rotate:
     """Rotate about the centre by an angle uniform in [-degrees, degrees]; what comes from outside is zero.
 
     The nearest pixel is taken, or with "bilinear" the four around are interpolated.
+
+    Raises:
+        ValueError: the degrees are not in (0, 180], or the interpolation is unknown.
     """
 
     degrees: float = 15.0
@@ -125,6 +136,9 @@ class Jitter:
     """Scale brightness, contrast and saturation, in this order, by factors uniform in 1 +- `strength`.
 
     Contrast is about the image's mean grey, saturation about each pixel's grey (ITU-R 601 luma).
+
+    Raises:
+        ValueError: the strength is not in (0, 1].
     """
 
     strength: float = 0.1
@@ -150,6 +164,9 @@ class ResizedCrop:
     """A crop of `scale` to all of the area, with an aspect ratio of 3/4 to 4/3, resized bilinearly to the old size.
 
     After Szegedy et al. (2015); a crop that is wider or higher than the image is cut to it.
+
+    Raises:
+        ValueError: the scale is not in (0, 1].
     """
 
     scale: float = 0.2
@@ -176,6 +193,9 @@ class Colour:
     """With probability `share`: brightness, contrast and saturation by 1 +- 0.4, then the hue by up to a tenth.
 
     The jitter of Chen et al. (ICML 2020) for small images. The hue turns in the plane of chroma of YIQ.
+
+    Raises:
+        ValueError: the share is not in (0, 1].
     """
 
     share: float = 0.8
@@ -204,7 +224,11 @@ class Colour:
 
 @dataclass(frozen=True)
 class Grey:
-    """No colour, with probability `share`."""
+    """No colour, with probability `share`.
+
+    Raises:
+        ValueError: the share is not in (0, 1].
+    """
 
     share: float = 0.2
 

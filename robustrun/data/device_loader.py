@@ -36,6 +36,9 @@ class DeviceLoader:
     (seed, e) alone, and is the same on every device, on every rank, and from whatever step on.
 
     `len(loader)` is the number of steps an epoch; `size` the number of examples.
+
+    Raises:
+        ValueError: the batch size is below 1, or seeds are needed and not given.
     """
 
     def __init__(

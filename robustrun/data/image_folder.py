@@ -105,6 +105,10 @@ class ImageFolderLoader:
 
     Everything random about epoch `e` depends on (seed, e) and an example's place in the epoch alone, not on
     the number of workers. The workers live as long as the loader. One epoch at a time.
+
+    Raises:
+        ConfigError: the batch size is below 1.
+        DataError: in an epoch, a file cannot be read.
     """
 
     def __init__(

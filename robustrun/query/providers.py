@@ -130,7 +130,11 @@ class _Service:
 
 
 class Plain(_Service):
-    """The format of `robustrun serve`: {"images": [base64 PNG, ...]} to {"labels": [[[name, score], ...], ...]}."""
+    """The format of `robustrun serve`: {"images": [base64 PNG, ...]} to {"labels": [[[name, score], ...], ...]}.
+
+    Raises:
+        ConfigError: there is no address.
+    """
 
     name, batch = "plain", 64
 

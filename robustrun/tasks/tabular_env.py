@@ -25,6 +25,9 @@ class TabularEnv(gymnasium.Env):
         scene: where the states lie in a picture; by default one after another.
         coordinates: from a state to its coordinates.
         render_mode: "rgb_array", "human" or None.
+
+    Raises:
+        ValueError: the render mode is unknown.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 10}  # noqa: RUF012

@@ -91,7 +91,11 @@ class Expression:
 
 
 def as_expression(value: Expression | float) -> Expression:
-    """Numbers (Python or NumPy scalars) become constants; expressions stay what they are."""
+    """Numbers (Python or NumPy scalars) become constants; expressions stay what they are.
+
+    Raises:
+        UnsupportedMetric: it is neither an expression nor a finite number.
+    """
     if isinstance(value, Expression):
         return value
     if isinstance(value, (numbers.Real, np.number)) and not isinstance(value, (bool, np.bool_)):
@@ -103,7 +107,11 @@ def as_expression(value: Expression | float) -> Expression:
 
 @dataclass(frozen=True)
 class Number(Expression):
-    """A finite constant."""
+    """A finite constant.
+
+    Raises:
+        UnsupportedMetric: the number is not finite.
+    """
 
     value: float
 

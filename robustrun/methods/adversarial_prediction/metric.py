@@ -86,7 +86,11 @@ class Metric:
         return a, b
 
     def value(self, tp: ArrayLike, pp: ArrayLike, ap: ArrayLike, n: ArrayLike) -> NDArray[np.float64]:
-        """The metric on counts (arrays that broadcast) of any size, with its special cases."""
+        """The metric on counts (arrays that broadcast) of any size, with its special cases.
+
+        Raises:
+            UnsupportedMetric: it is undefined on these predictions.
+        """
         override, value = self._special_cases(np.asarray(pp), np.asarray(ap), np.asarray(n))
         result = np.where(override, value, self.expression.evaluate(tp, pp, ap, n))
         if not np.isfinite(result).all():
@@ -142,7 +146,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class Constraint:
-    """`metric >= threshold`, required of the predictor in expectation, against the observed labels of a batch."""
+    """`metric >= threshold`, required of the predictor in expectation, against the observed labels of a batch.
+
+    Raises:
+        UnsupportedMetric: the threshold is no finite number, or more than perfect predictions reach.
+    """
 
     metric: Metric
     threshold: float
@@ -232,7 +240,11 @@ def specificity() -> Metric:
 
 
 def f_beta(beta: float = 1.0) -> Metric:
-    """(1 + beta^2) TP / (beta^2 AP + PP): beta > 1 weighs recall, beta < 1 precision."""
+    """(1 + beta^2) TP / (beta^2 AP + PP): beta > 1 weighs recall, beta < 1 precision.
+
+    Raises:
+        UnsupportedMetric: beta is not a number from 0 to 1e6.
+    """
     if not (isinstance(beta, numbers.Real | np.number) and math.isfinite(beta) and 0 <= beta <= 1e6):
         raise UnsupportedMetric(f"beta of the F score must be a number from 0 to 1e6, not {beta!r}")
     square = float(beta) ** 2

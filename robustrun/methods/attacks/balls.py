@@ -115,6 +115,9 @@ class Ball:
         0.001 N(0, I) (TRADES, arXiv 1901.08573); `cube`: uniform in [-1/2, 1/2], whatever the radius. The
         last three may leave the ball. `generator` is a torch generator, or anything that has its two draws
         (see `random_like`).
+
+        Raises:
+            ValueError: no start has that name.
         """
         if start == "zero":
             return torch.zeros_like(self.inputs)

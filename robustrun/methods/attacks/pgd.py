@@ -79,6 +79,9 @@ def pgd(
 
     Returns:
         The kept perturbations. Parameters, their gradients and the model's mode are as before.
+
+    Raises:
+        ValueError: `select` is unknown, or there are no restarts or fewer than zero steps.
     """
     if select not in ("max_loss", "any_break"):
         raise ValueError(f"unknown select '{select}': it is max_loss or any_break")

@@ -56,6 +56,9 @@ def perturb(
 
     Returns:
         delta (B, ...), detached, inside the ball (if `clip_ball`) and the box.
+
+    Raises:
+        ValueError: `init_box` is unknown.
     """
     if init_box not in ("none", "project", "clamp_forward"):
         raise ValueError(f"unknown init_box '{init_box}': it is none, project or clamp_forward")

@@ -29,6 +29,9 @@ class NLinkPendulum:
         lengths: of the rods in m, one or N numbers; 1 / N by default.
         gravity: in m/s^2.
         damping: in N m s, at least 0.
+
+    Raises:
+        ValueError: there is no link, a list has not one number a link, or a mass, length or damping is out of range.
     """
 
     def __init__(

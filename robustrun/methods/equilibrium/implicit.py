@@ -102,7 +102,11 @@ class MonotoneLayer(nn.Module):
         return self._cached[1]
 
     def equilibrium(self, x: Tensor) -> State:
-        """All tiers of z."""
+        """All tiers of z.
+
+        Raises:
+            FloatingPointError: the solver left the finite numbers.
+        """
         bias = self.bias(x)
         z = _Equilibrium.apply(self, len(bias), *bias, *self.operator.parameters())
         if not self.statistics.forward.change.isfinite().all():

@@ -37,6 +37,9 @@ class SmoothRelu:
     Its derivative clamp(r / width, 0, 1) is continuous, so that the gradient of V is.
 
     Source: Manek and Kolter (2019).
+
+    Raises:
+        ValueError: the width is not positive.
     """
 
     width: float = 1.0
@@ -67,7 +70,11 @@ class SmoothRelu:
 
 @dataclass(frozen=True)
 class LeakyRelu:
-    """max(r, leak r) with 0 <= leak < 1; `leak` 0 is the ordinary ReLU."""
+    """max(r, leak r) with 0 <= leak < 1; `leak` 0 is the ordinary ReLU.
+
+    Raises:
+        ValueError: the leak is not in [0, 1).
+    """
 
     leak: float = 0.0
 

@@ -41,6 +41,9 @@ class StableDynamics(VectorField):
         alpha: decay rate of V, at least 0.
         centre: use f^(x) - f^(0), which makes f continuous at the origin and f(0) = 0.
         projection: "euclidean" is the paper's; "unit_gradient" an earlier form, kept for comparison.
+
+    Raises:
+        ValueError: alpha is negative.
     """
 
     def __init__(
@@ -106,6 +109,9 @@ class StableMap(StateMap):
     `tight` finds the largest feasible factor and differentiates it implicitly.
 
     Source: Lawrence, Loewen, Forbes, Backstrom and Gopaluni (2020), for `scaled`.
+
+    Raises:
+        ValueError: beta is not in (0, 1], or V is not convex.
     """
 
     def __init__(

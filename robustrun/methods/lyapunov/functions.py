@@ -74,6 +74,9 @@ class WrappedLyapunov(Lyapunov):
     2 epsilon-strongly so, and the origin is the only stationary point.
 
     Source: Manek and Kolter (2019); `centred` and `quadratic` are convexity-preserving variants.
+
+    Raises:
+        ValueError: epsilon is negative or not finite, or `centred` meets a network that is not convex.
     """
 
     def __init__(

@@ -193,6 +193,9 @@ class ConvexNetwork(RiseNetwork):
     the number of units that the coupling leads to (1 for the output), which keeps g of order one.
 
     Source: Amos, Xu and Kolter (2017), equation (2); the parametrisation is Manek and Kolter's (2019).
+
+    Raises:
+        ValueError: there is no dimension or hidden layer, or the scales are negative or too few.
     """
 
     convex = True

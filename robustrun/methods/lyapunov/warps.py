@@ -78,6 +78,9 @@ class CouplingWarp(Warp):
     """A chain of affine couplings over alternating halves of the coordinates (two or more dimensions).
 
     Source: Dinh, Sohl-Dickstein and Bengio (2017).
+
+    Raises:
+        ValueError: there is one dimension only.
     """
 
     def __init__(self, dimension: int, *, couplings: int = 4, units: int = 64, bound: float = 1.0) -> None:

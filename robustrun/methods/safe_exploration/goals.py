@@ -41,6 +41,9 @@ def choose_target(
     With `directed` only the edges of the safe set on the way to the goal are explored (ASE), otherwise all of them.
 
     Source: Roderick et al. 2021, algorithms 3 and 4 (goal and exploration sets).
+
+    Raises:
+        RuntimeError: the way to the goal leaves the safe set where that has no edge, so Z_0 or an analogy is wrong.
     """
     knowledge = evidence.knowledge
     while True:

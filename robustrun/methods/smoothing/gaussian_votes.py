@@ -30,6 +30,10 @@ class NoisyVotes:
         seed: in [0, 2**64).
         classes: number of classes.
         batch_size: noisy inputs a call of `classify`.
+
+    Raises:
+        ValueError: there is no class, or no input a batch.
+        JobFailed: on voting, the classifier answered NaN or an unknown class.
     """
 
     def __init__(

@@ -153,6 +153,9 @@ def binary_vote(
     `alpha` (b, n) float64, `labels` (n,) 0 or 1, 0 < q < 1/2. `compressed`, if the caller has it for several q,
     is `compress(*group_by_label(alpha, labels, 2))`. The prediction is the class of the mean score, which is the
     majority vote whenever the bound is below one half. Source: Rosenfeld et al. (ICML 2020), section 4.1.
+
+    Raises:
+        ValueError: q is not in (0, 1/2).
     """
     if not 0 < q < 0.5:
         raise ValueError(f"q must lie in (0, 1/2), got {q}")

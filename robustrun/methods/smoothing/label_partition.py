@@ -44,6 +44,9 @@ def partition_votes(
 
     The split depends on nothing that can be poisoned; the n mod `parts` last points of it are left out. All
     members of a `batch` are solved at once, in the dual form, in O(n (n / parts)^2 + n (n / parts) k) altogether.
+
+    Raises:
+        ValueError: there are not from 1 to n parts.
     """
     n = len(features)
     if not 1 <= parts <= n:

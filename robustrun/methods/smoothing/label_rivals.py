@@ -54,6 +54,9 @@ def rival_votes(
     order only in the choice of t. Points whose compressed K is off by
     `tolerance` nats or more are optimised over all labels. `compressed` is
     `compress(*group_by_label(alpha, labels, C))`, if the caller has it for several q.
+
+    Raises:
+        ValueError: q is not in (0, 1 - 1/classes).
     """
     if classes < 2 or not 0 < q < (classes - 1) / classes:
         raise ValueError(f"q must lie in (0, 1 - 1/classes), got q={q} with {classes} classes")
