@@ -44,7 +44,11 @@ class Report:
 
 
 class Certifier:
-    """Says what may be claimed of a fitted model: `Certifier(*, <config>).certify(task, fitted, run)`."""
+    """Says what may be claimed of a fitted model: `Certifier(*, <config>).certify(task, fitted, run)`.
+
+    Raises:
+        ConfigError: options exclude each other.
+    """
 
     closed_form = False  # speaks of least-squares fits alone
 

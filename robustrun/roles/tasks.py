@@ -35,7 +35,11 @@ class Loader(Protocol):
 
 
 class Task:
-    """What is to be solved. The constructor takes keyword-only configuration and reads nothing."""
+    """What is to be solved. The constructor takes keyword-only configuration and reads nothing.
+
+    Raises:
+        ConfigError: options exclude each other.
+    """
 
     spec: TaskSpec
 

@@ -38,7 +38,11 @@ class Fitted(Generic[M]):
 
 
 class Trainer:
-    """Fits a model: `Trainer(*, <config>).fit(task, model, run)`."""
+    """Fits a model: `Trainer(*, <config>).fit(task, model, run)`.
+
+    Raises:
+        ConfigError: options exclude each other.
+    """
 
     closed_form = False  # the model may be a least-squares fit of the training set
 
