@@ -156,25 +156,25 @@ class _Search:
         whole = ~undecided.any(1)
         if whole.any():
             return _Domains.cat([d[whole], self._split(d[~whole])])
-        candidates = torch.where(undecided, d.score, -1.0).topk(min(self.candidates, d.score.shape[1]), dim=1).indices
-        unit, most = candidates[:, 0], torch.full_like(d.bound, -torch.inf)
-        if self.candidates > 1:
-            triangles = [v.repeat(2, 1) for v in self._triangles(d)]
-            twice = torch.arange(len(d)).repeat(2)
-            alpha, beta, sign = d.alpha[twice], d.beta[twice], d.sign[twice]
-            target = self._target(d.problem).repeat(2)
-        for candidate in candidates.unbind(1) if self.candidates > 1 else ():
-            halves = self._decide(*triangles, candidate)
-            value, _ = self._evaluate(d.problem[twice], halves, alpha, -beta * sign)
-            # what a half gains beyond its target is worth nothing
-            one, other = (torch.minimum(value, target) - d.bound[twice]).clamp(min=0).chunk(2)
-            merit = torch.minimum(one, other) + 0.1 * torch.maximum(one, other)
-            better = (merit > most) & undecided.gather(1, candidate[:, None]).squeeze(1)
-            unit, most = torch.where(better, candidate, unit), torch.where(better, merit, most)
+        loosest = torch.where(undecided, d.score, -1.0)
+        unit = loosest.argmax(1) if self.candidates == 1 else self._choose(d, undecided, loosest)
         children = self._halves(d, unit)
         # the boxes of later layers depend on this sign; those of the same layer and before it do not
         inner = (unit < sum(self.sizes[:-1])).repeat(2)
         return _Domains.cat([children[~inner], self._refresh(children[inner])])
+
+    def _choose(self, d: _Domains, undecided: Tensor, loosest: Tensor) -> Tensor:
+        """The unit (n,) of each domain to split at: every candidate's halves are bounded, all in one batch."""
+        candidates = loosest.topk(min(self.candidates, loosest.shape[1]), dim=1).indices
+        n, k = candidates.shape
+        copy = torch.arange(n).repeat(2 * k)
+        halves = self._decide(*(v[copy] for v in self._triangles(d)), candidates.T.flatten())
+        value, _ = self._evaluate(d.problem[copy], halves, d.alpha[copy], (-d.beta * d.sign)[copy])
+        # what a half gains beyond its target is worth nothing
+        gain = (torch.minimum(value.view(2, k, n), self._target(d.problem)) - d.bound).clamp(min=0)
+        merit = gain.amin(0) + 0.1 * gain.amax(0)
+        best = torch.where(undecided.gather(1, candidates).T, merit, -1.0).argmax(0)
+        return candidates.gather(1, best[:, None]).squeeze(1)
 
     @staticmethod
     def _halves(d: _Domains, unit: Tensor) -> _Domains:
