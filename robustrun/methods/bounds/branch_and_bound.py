@@ -5,7 +5,7 @@ boxes are computed anew under the signs, the lower slopes (alpha) and the multip
 gradient from where the parent left them. A domain is split at the unit whose two halves, bounded once with the
 parent's multipliers, leave the best worse half, among a few whose relaxation looks loosest (De Palma et al. 2021).
 Domains of all examples and of both directions share one batch, so that a round costs a few matrix products whatever
-it is spent on; whoever is behind gets the next split.
+it is spent on; each problem gets an equal share of it.
 """
 
 import time
@@ -115,8 +115,7 @@ class _Search:
     def run(self) -> Optimum:
         frontier = self._close(self._bound(self.root))
         while len(frontier) and time.perf_counter() < self.deadline:
-            behind = self.best[frontier.problem] - frontier.bound
-            order = torch.argsort(behind, descending=True)
+            order = self._turns(frontier)
             chosen, rest = frontier[order[: self.batch]], frontier[order[self.batch :]]
             children = self._split(chosen)
             if len(children) <= self.batch // 4:  # a larger round takes hardly longer: split once more
@@ -131,6 +130,17 @@ class _Search:
         best_low, best_high = self.best.view(2, -1)
         at_low, at_high = self.best_x.view(2, *self.region.lower.shape)
         return Optimum(Bounds(low, best_low), Bounds(-best_high, -high), at_low, at_high, solved)
+
+    def _turns(self, d: _Domains) -> Tensor:
+        """The order in which domains are split: the loosest of every problem, then the second of every problem, ...
+
+        Equal shares of a round, so that a hard problem does not keep the others from being solved in time.
+        """
+        order = torch.argsort(self.best[d.problem] - d.bound, descending=True)
+        grouped = order[torch.argsort(d.problem[order], stable=True)]
+        counts = torch.bincount(d.problem, minlength=len(self.best))
+        turn = torch.arange(len(d)) - (counts.cumsum(0) - counts)[d.problem[grouped]]
+        return grouped[torch.argsort(turn, stable=True)]
 
     def _target(self, problem: Tensor) -> Tensor:
         """A bound that reaches this closes its domain."""

@@ -1,6 +1,7 @@
 """The exact methods against brute force, against each other, and above all relaxations."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from robustrun.methods.bounds import (
     milp_bounds,
     trace,
 )
+from robustrun.methods.bounds.branch_and_bound import _Domains, _Search
 from robustrun.methods.bounds.leaves import leaf_optima
 
 from .nets import Residual, brute_force, mlp
@@ -53,6 +55,15 @@ def test_leaves_side_by_side_are_the_leaves_one_by_one():
         its = [{name: v[i : i + 1] for name, v in part.items()} for part in (active, sign)]
         alone, _, _ = leaf_optima(network, box[i : i + 1], *its, direction[:1])
         torch.testing.assert_close(alone[0], value[i], atol=1e-6, rtol=0)
+
+
+def test_hard_problems_do_not_starve_the_others():
+    """Each problem's loosest domain comes first, whatever the other problems' are; then each one's second."""
+    problem = torch.tensor([2, 0, 2, 2, 0, 2])
+    bound = torch.tensor([-9.0, -1.0, -7.0, -8.0, -2.0, -6.0])
+    domains = _Domains(problem, bound, *[torch.zeros(6, 3)] * 6)
+    order = _Search._turns(SimpleNamespace(best=torch.zeros(4)), domains)
+    assert order.tolist() == [4, 0, 1, 3, 2, 5]
 
 
 def test_candidates_and_steps_change_the_work_and_not_the_answer():
