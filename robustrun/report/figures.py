@@ -4,17 +4,19 @@ import csv
 import io
 import math
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from robustrun.roles import Figure
+from robustrun.runtime.files import write_atomically
 
 _INSIDE = 8  # curves whose legend fits into the axes
 _WIDE = 40  # letters of a label that takes a line of the legend for itself
 
 
-def draw(figure: Figure, path: Path) -> None:
-    """Draw a figure to `path`; the suffix chooses the format."""
+def draw(figure: Figure, path: Path | IO[bytes]) -> None:
+    """Draw a figure to `path`, whose suffix chooses the format, or as PNG into a binary file."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -70,8 +72,9 @@ def write(figures: dict[str, Figure], directory: Path) -> None:
     """Write every figure as NAME.png and its data as NAME.csv."""
     if not figures:
         return
-    directory.mkdir(exist_ok=True)
     for name, figure in figures.items():
-        draw(figure, directory / f"{name}.png")
         if figure.series:
-            (directory / f"{name}.csv").write_text(to_csv(figure))
+            write_atomically(directory / f"{name}.csv", to_csv(figure).encode())
+        picture = io.BytesIO()
+        draw(figure, picture)
+        write_atomically(directory / f"{name}.png", picture.getvalue())  # last: where it is, its data are

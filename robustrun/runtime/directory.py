@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / f".writable-{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # the holder of the lock may have swept it away
     except OSError as error:
         raise ConfigError(
             f"cannot write to the run directory {directory} ({error.strerror or error}): "
@@ -52,11 +52,19 @@ def locked(directory: Path) -> Iterator[None]:
                     f"is running this job in {directory}"
                 ) from None
     try:
+        _sweep(directory)
         owner_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         yield
     finally:
         owner_file.unlink(missing_ok=True)
         lock.release()
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what a killed process was writing: only the holder of the lock writes here, but for claims."""
+    for leftover in (*directory.glob(".*.tmp"), *directory.glob("figures/.*.tmp"), *directory.glob(".writable-*")):
+        if not leftover.name.startswith("..job."):
+            leftover.unlink(missing_ok=True)
 
 
 def _read_owner(path: Path) -> dict[str, Any]:
@@ -87,6 +95,18 @@ class _Stderr(logging.StreamHandler):
         return sys.stderr
 
 
+class _File(logging.FileHandler):
+    """A log file that is no reason to fail: a full disk is said by what the job itself cannot write."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def logging_to(path: Path | None, *, level: int = logging.INFO) -> Iterator[None]:
     """Send the log of `robustrun` to the file (if any) and to stderr inside the block."""
@@ -94,7 +114,7 @@ def logging_to(path: Path | None, *, level: int = logging.INFO) -> Iterator[None
     console.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[logging.Handler] = [console]
     if path is not None:
-        file = logging.FileHandler(path)
+        file = _File(path)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handlers.append(file)
     before = logger.level, logger.propagate

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from robustrun.report import figures
 from robustrun.report.figures import draw
 from robustrun.roles import Figure
 
@@ -14,3 +15,17 @@ def test_many_curves_leave_room_for_the_axes(tmp_path, count, label):
     series = {label.format(i): (x, x**i) for i in range(count)}
     draw(Figure("curves", "x", "y", series), tmp_path / "curves.png")  # a collapsed axis warns, which is an error here
     assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_a_picture_is_there_whole_or_not_at_all_and_its_data_before_it(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def cut_short(figure, file):
+        file.write(b"half a picture")
+        raise Killed
+
+    monkeypatch.setattr(figures, "draw", cut_short)
+    with pytest.raises(Killed):
+        figures.write({"curves": Figure("curves", "x", "y", {"a": (np.arange(3), np.arange(3))})}, tmp_path / "figures")
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["curves.csv"]

@@ -74,6 +74,15 @@ def test_directory_that_cannot_be_written(tmp_path):
         pass
 
 
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    (tmp_path / "figures").mkdir()
+    leftovers = [tmp_path / ".result.json.7.tmp", tmp_path / "figures" / ".curve.png.7.tmp", tmp_path / ".writable-7"]
+    for leftover in leftovers:
+        leftover.write_text("half of i")
+    with Run.create(tmp_path, device="cpu"):
+        assert not any(leftover.exists() for leftover in leftovers)
+
+
 def test_directory_in_use(tmp_path):
     expected = f"another process \\(pid {os.getpid()} on host"
     with Run.create(tmp_path), pytest.raises(ConfigError, match=expected), Run.create(tmp_path):
