@@ -37,14 +37,16 @@ def run(job: Job) -> Result | None:
     for need in job.needs.values():
         if need.job is not None:
             run(need.job)
-    directory = job.directory
-    if job.config.rerun:
-        _forget(directory)
-    if (directory / "result.json").is_file():
+    directory, result = job.directory, job.directory / "result.json"
+    if result.is_file() and not job.config.rerun:
         _refuse_other(job, directory)
-        return Result.read(directory / "result.json")
+        return Result.read(result)
     _claim(job, directory)
     with Run.create(directory, seed=job.seed, **_surroundings(job)) as surroundings:
+        if surroundings.distributed.any(result.is_file()):
+            if not job.config.rerun:  # another process has finished it in the meantime
+                return Result.read(result)
+            _forget(surroundings)
         return _run(job, surroundings)
 
 
@@ -135,14 +137,13 @@ def _refuse_other(job: Job, directory: Path) -> None:
         raise ConfigError(f"{directory} holds another job ({holder[:12]}): choose another hydra.run.dir")
 
 
-def _forget(directory: Path) -> None:
-    """Make a finished job unfinished; an unfinished one is resumed as it is."""
-    if not (directory / "result.json").is_file():
-        return
-    (directory / "result.json").unlink(missing_ok=True)
-    for pattern in ("checkpoints/*", "metrics.jsonl", "examples.csv", "records/*"):
-        for file in directory.glob(pattern):
-            file.unlink(missing_ok=True)
+def _forget(run: Run) -> None:
+    """Make a finished job unfinished; killed on the way, it is finished still."""
+    run.clear()
+    if run.distributed.is_main:
+        for name in ("examples.csv", "result.json"):
+            (run.dir / name).unlink(missing_ok=True)
+    run.distributed.barrier()
 
 
 @contextmanager

@@ -9,9 +9,10 @@ import torch
 
 import robustrun
 import tests.toys.implementations  # noqa: F401 - registers the toys
-from robustrun import cli
+from robustrun import cli, job
 from robustrun.errors import DataError
 from robustrun.report.results import Result
+from robustrun.runtime import Run
 
 CONF = Path(__file__).parent / "toys" / "conf"
 
@@ -156,6 +157,42 @@ def test_a_directory_that_holds_another_job(robust):
     code, _, err = robust("+exp=toy_digits", "seed=1", "hydra.run.dir=here")
     assert code == 2
     assert "holds another job" in err
+
+
+def test_a_rerun_forgets_no_other_job(robust):
+    robust("+exp=toy_digits", "trainer.epochs=1", "hydra.run.dir=here")
+    before = {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()}
+    assert robust("+exp=toy_digits", "seed=1", "hydra.run.dir=here", "rerun=true")[0] == 2
+    assert {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()} == before
+
+
+def test_a_rerun_killed_while_it_forgets_is_done_by_the_next_one(robust, monkeypatch):
+    robust("+exp=toy_digits", "trainer.epochs=1")
+    run_dir = next(Path("outputs/toy_digits").iterdir())
+    (result,) = results("toy_digits")
+
+    def killed(run):
+        (run.dir / "checkpoints" / "best.pt").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "clear", killed)
+        assert robust("+exp=toy_digits", "trainer.epochs=1", "rerun=true")[0] == 130
+    assert robust("+exp=toy_digits", "trainer.epochs=1", "rerun=true")[0] == 0
+    (again,) = results("toy_digits")
+    assert again.metrics == result.metrics
+    assert again.timings != result.timings
+    assert (run_dir / "checkpoints" / "best.pt").exists()
+
+
+def test_what_another_process_has_finished_meanwhile_is_only_read(robust, monkeypatch):
+    robust("+exp=toy_digits", "trainer.epochs=1")
+    result = next(Path("outputs/toy_digits").glob("*/result.json"))
+    content = result.read_bytes()
+    result.unlink()
+    monkeypatch.setattr(job, "_claim", lambda *_: result.write_bytes(content))  # between the look and the lock
+    assert robust("+exp=toy_digits", "trainer.epochs=1")[0] == 0
+    assert result.read_bytes() == content
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_made(robust):
