@@ -3,7 +3,11 @@
 import io
 import json
 import pickle
+import shutil
 import struct
+import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +18,19 @@ from hypothesis import strategies as st
 
 from robustrun.compose import Composer
 from robustrun.data import obtain
-from robustrun.errors import ConfigError, DataError, RobustrunError
+from robustrun.errors import ConfigError, DataError, JobFailed, RobustrunError
+from robustrun.models.denoisers import Denoiser
+from robustrun.models.queried import Queried, Query
 from robustrun.plan import plan
+from robustrun.query import Limits, LoggedVotes, QueryLog, Vocabulary
 from robustrun.report import tables
 from robustrun.report.index import Index
 from robustrun.report.results import Result
+from robustrun.roles import ClassificationSpec
 from robustrun.runtime import ExampleLog
 from robustrun.runtime.checkpoints import Checkpoints, load_file
 from robustrun.tasks.sensor_table import Column, Table, Target, read_table
+from tests.query.servers import KEYS
 
 BOUNDED = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -195,6 +204,115 @@ def test_records_of_examples(tmp_path, content):
     except DataError:
         return
     assert len(columns["index"]) == len(columns["correct"])
+
+
+# Shapes in which the services answer, in any combination with what they would never say.
+WORDS = ("tags", "responses", "Labels", "outputs", "status", "error", "code", "labels", "model", "name", "confidence")
+JSON = st.recursive(
+    st.sampled_from([None, True, "", "3", "x", 0, 1, -1, 0.5, float("nan"), float("inf"), 10**400, 10_000, "9" * 30]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=12,
+)
+LABELS_ANSWER = {"model": "1", "labels": [[["3", 0.9], ["4", 0.1]]]}
+ANSWERS = [
+    json.dumps(answer).encode()
+    for answer in (
+        LABELS_ANSWER,
+        {"tags": [{"name": "cat", "confidence": 0.9}], "modelVersion": "2021-05-01"},
+        {"responses": [{"labelAnnotations": [{"description": "cat", "score": 0.9}]}]},
+        {"Labels": [{"Name": "cat", "Confidence": 90.0}], "LabelModelVersion": "3.0"},
+        {"status": {"code": 10_000}, "outputs": [{"status": {"code": 10_000}, "data": {"concepts": []}}]},
+    )
+]
+BODIES = st.one_of(
+    st.sampled_from(ANSWERS).flatmap(damaged),
+    JSON.map(lambda content: json.dumps(content).encode()),
+    JSON.map(lambda content: json.dumps({**LABELS_ANSWER, "model": content}).encode()),
+    JSON.map(lambda content: json.dumps({**LABELS_ANSWER, "labels": [[[content, content]]]}).encode()),
+    st.sampled_from([b"[" * 100_000, b'{"labels":' + b"[" * 5000 + b"]" * 5000 + b"}"]),
+)
+WAITS = st.none() | st.sampled_from(["0", "-1", "1e999", "nan", "99999999999", "soon", "Mon, 01 Jan 9999 00:00:00 GMT"])
+
+
+@pytest.fixture
+def answering(tmp_path, monkeypatch):
+    """Asks a model behind an API about one image, and gets whatever the test wants it to."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    limits = Limits(retries=1, backoff=1e-4, longest=1e-3, timeout=5, concurrency=1)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, wait, body = replies[0]
+            self.send_response(status)
+            if wait is not None:
+                self.send_header("Retry-After", wait)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_):
+            """Who asked has gone."""
+
+    replies: list = []
+    with Server(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
+
+        def ask(run, provider, labels, *reply):
+            replies[:] = [reply]
+            url = f"http://127.0.0.1:{http.server_address[1]}"
+            query = Query(provider=provider, url=url, labels=labels, upscale=80, colour=True, limits=limits)
+            spec = ClassificationSpec((1, 8, 8), 10)
+            model = Queried(spec, denoiser=Denoiser(name="identity"), query=query)
+            model.open(run, selection=1, planned=1)
+            return model.answers(torch.rand(1, 1, 8, 8), torch.tensor([0]), torch.tensor([0]))
+
+        yield ask
+        http.shutdown()
+
+
+@settings(BOUNDED, max_examples=150)
+@given(
+    st.sampled_from(["plain", "azure", "google", "aws", "clarifai"]),
+    st.sampled_from(["numbers", "names"]),
+    st.sampled_from([200, 200, 200, 204, 302, 400, 401, 429, 500, 503]),
+    WAITS,
+    BODIES,
+)
+def test_answers_of_services(tmp_path, run, answering, provider, labels, status, wait, body):
+    shutil.rmtree(run.dir / "queries", ignore_errors=True)
+    said = ""
+    try:
+        answer = answering(run, provider, labels, status, wait, body)
+    except JobFailed as error:
+        said = str(error)
+    else:
+        assert answer.shape == (1,)
+        assert -1 <= int(answer) < 2**31
+        LoggedVotes(run.dir / "queries" / "log.0.jsonl")  # what it said can be read back
+    assert "\n" not in said
+
+
+ENTRY = {"image": 0, "draw": 0, "stage": "selection", "sha256": "a" * 64, "label": "3", "version": None, "time": 1.5}
+LOG = b"".join(json.dumps(line).encode() + b"\n" for line in ({"seed": 0}, ENTRY, {**ENTRY, "draw": 1}))
+
+
+@BOUNDED
+@given(damaged(LOG), damaged(b'"cat"\n"dog"\n'))
+def test_logs_of_queries(tmp_path, content, names):
+    (tmp_path / "log.jsonl").write_bytes(content)
+    (tmp_path / "names.txt").write_bytes(names)
+    with suppress(DataError):
+        LoggedVotes(tmp_path / "log.jsonl")
+    with suppress(DataError, ConfigError):
+        QueryLog(tmp_path / "log.jsonl", {"seed": 0})
+    with suppress(DataError):
+        assert Vocabulary(tmp_path / "names.txt").number("new") >= 0
 
 
 COMPOSER = []

@@ -168,7 +168,7 @@ class Queried(QueriedClassifier):
         if label is None:
             return -1
         if self.query.labels == "numbers":
-            return int(label) if label.isdecimal() else -1
+            return int(label) if label.isdecimal() and len(label) < 10 else -1
         return self._names.number(label)
 
     def forward(self, images: Tensor) -> Tensor:

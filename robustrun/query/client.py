@@ -13,6 +13,9 @@ from robustrun.numbers import NonNegativeInt, Positive, PositiveInt
 from robustrun.query.answers import Again, Answer, Outcome, Rejected, Reply
 from robustrun.query.providers import Provider
 
+LONGEST_ASKED = 3600.0  # seconds that a service may ask to wait before the job is ended instead
+MOST_BYTES = 16 * 2**20  # of an answer
+
 
 class Limits(BaseModel):
     """How hard a service may be asked."""
@@ -65,7 +68,7 @@ class Client:
 
         Raises:
             Unauthorised: the service refuses the credentials; nothing further is sent.
-            JobFailed: the budget is spent.
+            JobFailed: the budget is spent, or the service asks to wait for more than an hour.
         """
         size = self.provider.batch
         groups = [range(i, min(i + size, len(images))) for i in range(0, len(images), size)]
@@ -113,9 +116,14 @@ class Client:
                 raise JobFailed("another query ended the run")
 
     def _pause(self, attempt: int, asked: Sequence[float | None]) -> float:
+        longest = max((after for after in asked if after is not None), default=0.0)
+        if longest > LONGEST_ASKED:
+            raise JobFailed(
+                f"{self.provider.name} asks to wait {longest:.0f} seconds: the same command goes on from the log then"
+            )
         # Full jitter: clients that were throttled together do not come back together.
         own = min(self.limits.longest, self.limits.backoff * 2**attempt) * random.uniform(0.5, 1.0)
-        return max([own, *(after for after in asked if after is not None)])
+        return max(own, longest)
 
     def _request(self, images: Sequence[bytes]) -> list[Outcome]:
         import requests
@@ -139,14 +147,28 @@ class Client:
                 headers=request.headers,
                 timeout=self.limits.timeout,
                 allow_redirects=False,
+                stream=True,
             )
+            with response:
+                body = self._body(response)
         except requests.RequestException as error:  # its text may hold the address with a key in it: not passed on
             return [Again(f"no answer from {self.provider.name} ({type(error).__name__})")] * len(images)
+        if body is None:
+            return [Again(f"{self.provider.name} did not come to an end of its answer")] * len(images)
         headers = {name.lower(): value for name, value in response.headers.items()}
-        outcomes = self.provider.read(Reply(response.status_code, headers, response.content), len(images))
+        outcomes = self.provider.read(Reply(response.status_code, headers, body), len(images))
         if len(outcomes) != len(images):
             return [Again(f"{self.provider.name} answered {len(outcomes)} of {len(images)} images")] * len(images)
         return outcomes
+
+    def _body(self, response) -> bytes | None:
+        """The answer; None if it grows too long, or trickles: the timeout of requests holds for single reads alone."""
+        body, end = bytearray(), time.monotonic() + 10 * self.limits.timeout
+        for chunk in response.iter_content(64):
+            body += chunk
+            if len(body) > MOST_BYTES or time.monotonic() > end:
+                return None
+        return bytes(body)
 
     def _session(self):
         if not hasattr(self._local, "session"):

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
+import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from robustrun.errors import ConfigError
+from robustrun.errors import ConfigError, DataError
 
 Key = tuple[int, int]  # (example, draw)
 
@@ -22,25 +22,22 @@ class QueryLog:
 
     Raises:
         ConfigError: the file holds another run's answers.
+        DataError: it is damaged.
     """
 
     def __init__(self, path: Path, head: dict[str, Any]):
         self.path = path
         self._lock = threading.Lock()
-        self._entries: dict[Key, dict[str, Any]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = list(read_lines(path)) if path.exists() else []
-        if path.exists():
-            with open(path, "r+b") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)
-        if lines and lines[0] != head:
-            different = sorted(k for k in {*head, *lines[0]} if head.get(k) != lines[0].get(k))
+        _drop_torn_line(path)
+        kept, *entries = list(read_lines(path)) or [None]
+        if kept is None:
+            append_line(path, head)
+        elif kept != head:
+            different = sorted(k for k in {*head, *kept} if head.get(k) != kept.get(k))
             raise ConfigError(f"{path} is the log of other queries (they differ in {', '.join(different)})")
-        if not lines:
-            self._write(head)
-        for entry in lines[1:]:
-            self._entries[entry["image"], entry["draw"]] = entry
-        self._versions = {entry["version"] for entry in lines[1:]} - {None}
+        self._entries = {(entry["image"], entry["draw"]): entry for entry in entries}
+        self._versions = {entry["version"] for entry in entries} - {None}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -72,7 +69,7 @@ class QueryLog:
         }
         with self._lock:
             if key not in self._entries:  # an answer counts once
-                self._write(entry)
+                append_line(self.path, entry)
                 self._entries[key] = entry
                 self._versions |= {version} - {None}
         return self._entries[key]
@@ -86,38 +83,79 @@ class QueryLog:
         with self._lock:
             return set(self._versions)
 
-    def _write(self, line: dict[str, Any]) -> None:
-        with open(self.path, "ab") as file:
-            file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-
 
 class Vocabulary:
     """Numbers for an open set of labels, in the order in which they were first asked for; one JSON string a line.
 
     The file outlives a kill, so that records made before it and after it agree.
+
+    Raises:
+        DataError: it is damaged.
     """
 
     def __init__(self, path: Path):
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        with open(path, "r+b") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
-        self._numbers = {json.loads(line): k for k, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines())}
+        _drop_torn_line(path)
+        labels = _lines(path)
+        if not all(isinstance(label, str) for label in labels):
+            raise _damaged(path)
+        self._numbers = {label: k for k, label in enumerate(labels)}
 
     def number(self, label: str) -> int:
         """The label's number, a new one if it has none."""
         if label not in self._numbers:
-            with open(self._path, "ab") as file:
-                file.write(json.dumps(label).encode() + b"\n")
+            append_line(self._path, label)
             self._numbers[label] = len(self._numbers)
         return self._numbers[label]
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a log, the head first."""
-    with open(path, "rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a log, the head first, each entry with image, draw, label, version and sha256.
+
+    Raises:
+        DataError: it is no log, or damaged.
+    """
+    lines = _lines(path)
+    for line in lines:
+        if not isinstance(line, dict):
+            raise _damaged(path)
+    for entry in lines[1:]:
+        numbers = all(type(entry.get(name)) is int and abs(entry[name]) < 2**62 for name in ("image", "draw"))
+        names = all(isinstance(entry.get(name), str | None) for name in ("label", "version", "sha256"))
+        if not (numbers and names and {"label", "version", "sha256"} <= set(entry)):
+            raise _damaged(path)
+    return lines
+
+
+def append_line(path: Path, content: Any) -> None:
+    """Write a line of JSON at the end of a file: wholly, or not at all if that fails (the disk is full)."""
+    data = memoryview(json.dumps(content, separators=(",", ":")).encode() + b"\n")
+    with open(path, "ab", buffering=0) as file:
+        start = file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(start)  # other threads go on writing their answers
+            raise
+
+
+def _lines(path: Path) -> list[Any]:
+    try:
+        with open(path, "rb") as file:
+            return [json.loads(line) for line in file if line.endswith(b"\n")]
+    except FileNotFoundError:
+        return []
+    except (ValueError, RecursionError):
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(f"{path} is damaged: delete it, and what it holds is asked again")
+
+
+def _drop_torn_line(path: Path) -> None:
+    if path.exists():
+        with open(path, "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)

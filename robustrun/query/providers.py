@@ -5,6 +5,7 @@ Credentials come from the environment alone, and are in no message, log or repr.
 
 import base64
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ def retry_after(reply: Reply) -> float | None:
     try:
         moment = parsedate_to_datetime(text)
         return max(0.0, (moment - datetime.now(moment.tzinfo or UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
@@ -91,7 +92,7 @@ def parsed(reply: Reply) -> Any:
     """The JSON of a reply, None if it is none."""
     try:
         return json.loads(reply.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -102,7 +103,17 @@ def ranked(items: Any, name: str, score: str, scale: float = 1.0) -> tuple[tuple
     return tuple((str(item[name]), float(item[score]) / scale) for item in items)
 
 
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+
+
+def sound(outcome: Outcome) -> Outcome:
+    """The outcome, if an answer's scores are numbers and its version is a name; raises TypeError or ValueError."""
+    if isinstance(outcome, Answer):
+        if not isinstance(outcome.version, str | None):
+            raise TypeError("the version of a model is a name")
+        if not all(math.isfinite(score) for _, score in outcome.labels):
+            raise ValueError("a score that is no number")
+    return outcome
 
 
 class _Service:
@@ -116,7 +127,7 @@ class _Service:
         if reply.status != 200:
             return [failure(reply, self.name, self.code(content))] * count
         try:
-            return self.answers(content)
+            return [sound(outcome) for outcome in self.answers(content)]
         except _MALFORMED:
             return [Again(f"{self.name} answered something unreadable")] * count
 

@@ -27,7 +27,7 @@ class LoggedVotes:
         try:
             self.head, *entries = read_lines(path)
             keyed = {(entry["image"], entry["draw"]): entry["label"] for entry in entries}
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise DataError(f"{path} is no log of queries: {error}") from None
         self.images = np.unique([image for image, _ in keyed]).astype(np.int64)
         self.names = list(dict.fromkeys(label for label in keyed.values() if label is not None))

@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "slow":
                 import time
 
-                time.sleep(0.6)
+                time.sleep(1.5)
                 self.close_connection = True
             case "truncated":
                 self.send_response(200)

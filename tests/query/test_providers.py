@@ -17,7 +17,7 @@ from robustrun.query.signature import sign, signing_key
 from tests.query.servers import KEYS, SECRETS, FakeService, label_image
 
 PROVIDERS = ("azure", "google", "aws", "clarifai")
-FAST = Limits(backoff=0.001, longest=0.01, concurrency=1, timeout=0.3)
+FAST = Limits(backoff=0.001, longest=0.01, concurrency=1, timeout=1)
 
 
 @pytest.fixture(autouse=True)
