@@ -1,64 +1,18 @@
 """Starting `training_job.py` as a process of its own: forked from a server that has imported torch."""
 
 import json
-import multiprocessing
-import os
-import shutil
-import signal
 import socket
-import sys
-import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.runtime.training_job", "torch._dynamo"])  # optimizers import the latter
+from tests.forked import Forked
+from tests.runtime import training_job
 
 
-class Job:
+class Job(Forked):
     def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
-        self._output = tempfile.mkdtemp()
-        self._process = _context.Process(target=_run, args=(arguments, env, self._output), daemon=True)
-        self._process.start()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._process.is_alive()
-
-    def read(self, stream: str) -> str:
-        path = Path(self._output, stream)
-        return path.read_text() if path.exists() else ""
-
-    def send_signal(self, signum: int) -> None:
-        os.kill(self.pid, signum)
-
-    def finish(self, seconds: float) -> tuple[int | None, str, str]:
-        self._process.join(seconds)
-        code = self._process.exitcode
-        if code is None:
-            self._process.kill()
-            self._process.join()
-        out, err = self.read("stdout"), self.read("stderr")
-        self._process.close()
-        shutil.rmtree(self._output)
-        return code, out, err
-
-
-def _run(arguments: list[str], env: dict[str, str], output: str) -> None:
-    from tests.runtime import training_job
-
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(Path(output, name), os.O_WRONLY | os.O_CREAT), number)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    warnings.simplefilter("error")
-    os.environ.update(env)
-    sys.exit(training_job.main(arguments))
+        super().__init__(training_job.main, arguments, env=env)
 
 
 def start(directory: Path, *options: str, env: dict[str, str] | None = None) -> Job:
