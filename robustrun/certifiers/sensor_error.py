@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from robustrun.certifiers.examplewise import judge_examples
@@ -61,6 +61,12 @@ class Specification(BaseModel):
     at_most: NonNegative
     on: tuple[Number, Number] = (0.0, 1.0)
     statistic: Literal["worst", "mean"] = "worst"
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> "Specification":
+        if self.on[0] > self.on[1]:
+            raise ValueError(f"the interval on {list(self.on)} is empty: its first end must be the smaller one")
+        return self
 
 
 @certifiers.register("sensor_error")
@@ -134,7 +140,7 @@ class SensorError(Certifier):
         files = {"errors_by_interval.csv": self._by_bin(columns)}
         sentence = self._sentence(columns, task)
         if self.spec:
-            verdict = self._verdict(columns)
+            verdict = self._verdict(columns, task)
             metrics |= {f"spec_{answer}": float(answer == verdict["answer"]) for answer in ("holds", "violated")}
             files["specification.json"] = json.dumps(verdict, indent=1).encode()
             sentence = f"{verdict['answer'].upper()}: {verdict['sentence']}"
@@ -226,7 +232,7 @@ class SensorError(Certifier):
             f"({self.method}, {len(errors)} points)"
         )
 
-    def _verdict(self, columns: dict[str, np.ndarray]) -> dict:
+    def _verdict(self, columns: dict[str, np.ndarray], task: SensorTask) -> dict:
         """Whether the specification holds, is violated (with the readings that show it), or is open."""
         spec, y = self.spec, columns["target"]
         inside = (y >= spec.on[0]) & (y <= spec.on[1])
@@ -251,10 +257,11 @@ class SensorError(Certifier):
         if answer == "violated":
             rows = np.flatnonzero(inside)
             i = rows[columns["attacked_error"][rows].argmax()]
-            readings = [float(columns[f"worst_x{j}"][i]) for j in range(sum(k.startswith("worst_x") for k in columns))]
+            readings = {name.split(" [")[0]: float(columns[f"worst_x{j}"][i]) for j, name in enumerate(task.sensors)}
             over = columns["attacked_upper"][i] - y[i] >= y[i] - columns["attacked_lower"][i]
             verdict["counterexample"] = {
                 "index": int(columns["index"][i]),
+                "scale": f"readings are fractions of their sensors' ranges, {task.quantity} of {task.maximum:g}",
                 "readings": readings,
                 "predicted": float(columns["attacked_upper" if over else "attacked_lower"][i]),
                 "target": float(y[i]),

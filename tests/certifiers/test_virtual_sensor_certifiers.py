@@ -93,11 +93,16 @@ def test_specification_holds_is_violated_or_open(fitted, tmp_path):
         assert found.metrics["spec_violated"] == (answer == "violated")
     broken = json.loads(_certify(fitted, tmp_path, "x", spec=Specification(at_most=0.01)).files["specification.json"])
     shown = broken["counterexample"]
+    assert list(shown["readings"])[:2] == ["age", "sex"]
     assert len(shown["readings"]) == 10
+    i = report.examples["index"].tolist().index(shown["index"])
+    assert shown["readings"]["sex"] == report.examples["worst_x1"][i]
     assert abs(shown["predicted"] - shown["target"]) / shown["target"] == pytest.approx(shown["relative_error"])
     assert shown["relative_error"] > 0.01
     mean = _certify(fitted, tmp_path, "m", spec=Specification(at_most=float(proven), statistic="mean"))
     assert json.loads(mean.files["specification.json"])["answer"] == "holds"
+    with pytest.raises(ValueError, match="is empty"):
+        Specification(at_most=0.1, on=(0.6, 0.2))
     with pytest.raises(ConfigError, match="contains none"):
         _certify(fitted, tmp_path, "n", spec=Specification(at_most=0.1, on=(2.0, 3.0)))
 
