@@ -153,6 +153,7 @@ class SensorError(Certifier):
         )
 
     def region(self, task: SensorTask, inputs: Tensor) -> Region:
+        """The readings that the noise can make of inputs (B, sensors)."""
         shape = Box if self.norm == "linf" else Ball
         return shape.around(inputs, self.epsilon * task.tolerance(inputs))
 

@@ -30,6 +30,7 @@ class Distributed:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the rank that writes and speaks."""
         return self.rank == 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class Precision:
 
     @property
     def memory_format(self) -> torch.memory_format:
+        """How images (B, C, H, W) lie in memory."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:

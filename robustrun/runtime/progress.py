@@ -22,6 +22,7 @@ class Display:
 
     @property
     def terminal(self) -> bool:
+        """Whether someone looks on: bars on a terminal, plain lines elsewhere."""
         return sys.stderr.isatty()
 
     def progress(self, total: float | None, description: str, unit: str = "it", done: float = 0) -> "Progress":

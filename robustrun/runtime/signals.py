@@ -28,6 +28,7 @@ class StopFlag:
 
     @property
     def requested(self) -> bool:
+        """Whether a signal has come."""
         return bool(self.received)
 
     @property

@@ -1,8 +1,8 @@
 """Certified bounds of networks over sets of inputs."""
 
-from .attack import Attained, attained_range
-from .branch_and_bound import branch_and_bound
-from .crown import (
+from robustrun.methods.bounds.attack import Attained, attained_range
+from robustrun.methods.bounds.branch_and_bound import branch_and_bound
+from robustrun.methods.bounds.crown import (
     alpha_crown_bounds,
     crown_bounds,
     dual_bounds,
@@ -10,13 +10,13 @@ from .crown import (
     intersection_boxes,
     layer_boxes,
 )
-from .exact import Optimum, lp_bounds, milp_bounds
-from .interval import interval_bounds, interval_boxes
-from .network import Network, Node, trace
-from .regions import Ball, Bounds, Box, Region
-from .relative_error import interval_weights, relative_error, worst_relative_error
-from .unsupported import Unsupported
-from .vnnlib import vnnlib
+from robustrun.methods.bounds.exact import Optimum, lp_bounds, milp_bounds
+from robustrun.methods.bounds.interval import interval_bounds, interval_boxes
+from robustrun.methods.bounds.network import Network, Node, trace
+from robustrun.methods.bounds.regions import Ball, Bounds, Box, Region
+from robustrun.methods.bounds.relative_error import interval_weights, relative_error, worst_relative_error
+from robustrun.methods.bounds.unsupported import Unsupported
+from robustrun.methods.bounds.vnnlib import vnnlib
 
 __all__ = [
     "Attained",

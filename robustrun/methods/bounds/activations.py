@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .regions import Bounds
+from robustrun.methods.bounds.regions import Bounds
 
 
 class Lines(NamedTuple):
@@ -62,7 +62,11 @@ class ReLU:
         return z
 
     def lines(self, z: Bounds, rule: str = "crown", alpha: Tensor | None = None) -> Lines:
-        """`alpha` in [0, 1] gives the lower slope of unstable units directly (0: leak, 1: identity)."""
+        """`alpha` in [0, 1] gives the lower slope of unstable units directly (0: leak, 1: identity).
+
+        Raises:
+            ValueError: no relaxation rule has that name.
+        """
         rise, intercept = _Chord.apply(*z)
         scale = 1 - self.leak
         upper = self.leak + scale * rise if self.leak else rise
@@ -182,6 +186,8 @@ def _plus_minus(p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tanh() -> Smooth:
+    """The hyperbolic tangent."""
+
     def stationary(k: Tensor) -> tuple[Tensor, ...]:
         below_one = 1 - torch.finfo(k.dtype).eps
         return _plus_minus(torch.atanh((1 - k).clamp(min=0).sqrt().clamp(max=below_one)))
@@ -190,6 +196,8 @@ def tanh() -> Smooth:
 
 
 def sigmoid() -> Smooth:
+    """The logistic function."""
+
     def derivative(z: Tensor) -> Tensor:
         return torch.sigmoid(z) * torch.sigmoid(-z)
 
@@ -200,6 +208,8 @@ def sigmoid() -> Smooth:
 
 
 def softplus(beta: float = 1.0) -> Smooth:
+    """log(1 + exp(beta z)) / beta."""
+
     def function(z: Tensor) -> Tensor:
         return F.softplus(z, beta, threshold=40.0)
 
@@ -207,6 +217,7 @@ def softplus(beta: float = 1.0) -> Smooth:
 
 
 def square() -> Smooth:
+    """z^2."""
     return Smooth("square", torch.square, lambda z: 2 * z, lambda k: (k / 2,), "convex")
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .regions import Bounds, Region
+from robustrun.methods.bounds.regions import Bounds, Region
 
 
 class Attained(NamedTuple):
@@ -19,6 +19,7 @@ class Attained(NamedTuple):
 
     @property
     def bounds(self) -> Bounds:
+        """The two values as an interval."""
         return Bounds(self.lower, self.upper)
 
 
@@ -38,6 +39,9 @@ def attained_range(
     first start is `start` (batch, *features; the middle of the region if None), the others are uniform samples.
     Each step moves `step_size` (2.5 / steps if None) of the radius in the region's own norm. Every iterate counts,
     not only the last. No gradient is left on the model's parameters.
+
+    Raises:
+        ValueError: there are no steps or no restarts.
     """
     if steps < 1 or restarts < 1:
         raise ValueError("steps and restarts must be at least 1")

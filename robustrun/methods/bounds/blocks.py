@@ -6,10 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from robustrun.methods.bounds.network import Network
+from robustrun.methods.bounds.regions import Bounds, Region
 from robustrun.methods.threads import map_blocks
-
-from .network import Network
-from .regions import Bounds, Region
 
 _EXAMPLES = 256
 

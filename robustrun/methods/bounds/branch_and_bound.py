@@ -15,15 +15,15 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from .activations import Lines, ReLU
-from .attack import attained_range
-from .crown import intersection_boxes, layer_boxes
-from .exact import Optimum, check_exact
-from .leaves import leaf_optima
-from .linear import back_substitute
-from .network import Network
-from .regions import Bounds, Box, linear_range
-from .unsupported import Unsupported
+from robustrun.methods.bounds.activations import Lines, ReLU
+from robustrun.methods.bounds.attack import attained_range
+from robustrun.methods.bounds.crown import intersection_boxes, layer_boxes
+from robustrun.methods.bounds.exact import Optimum, check_exact
+from robustrun.methods.bounds.leaves import leaf_optima
+from robustrun.methods.bounds.linear import back_substitute
+from robustrun.methods.bounds.network import Network
+from robustrun.methods.bounds.regions import Bounds, Box, linear_range
+from robustrun.methods.bounds.unsupported import Unsupported
 
 
 @dataclass

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from . import second_layer
-from .activations import Lines, ReLU
-from .blocks import in_blocks
-from .interval import push
-from .linear import back_substitute, linear_bounds
-from .network import Network, Node
-from .operators import Conv2d, Linear
-from .regions import Bounds, Box, Region, linear_range
+from robustrun.methods.bounds import second_layer
+from robustrun.methods.bounds.activations import Lines, ReLU
+from robustrun.methods.bounds.blocks import in_blocks
+from robustrun.methods.bounds.interval import push
+from robustrun.methods.bounds.linear import back_substitute, linear_bounds
+from robustrun.methods.bounds.network import Network, Node
+from robustrun.methods.bounds.operators import Conv2d, Linear
+from robustrun.methods.bounds.regions import Bounds, Box, Region, linear_range
 
 # numbers in one tensor of coefficients: rows are taken in groups that stay below
 _COEFFICIENTS = 2**26
@@ -130,7 +130,11 @@ def activation_lines(net: Network, boxes: Mapping[str, Bounds], rule: str = "cro
 
 
 def as_objective(net: Network, objective: Tensor | None, like: Tensor) -> Tensor:
-    """(1 or batch, rows, *output): the identity if None; (rows, *output) serves every example."""
+    """(1 or batch, rows, *output): the identity if None; (rows, *output) serves every example.
+
+    Raises:
+        ValueError: it has another shape.
+    """
     shape = net.output.shape
     if objective is None:
         n = net.output.size
@@ -208,7 +212,7 @@ def intersection_bounds(
     outward: bool = True,
     boxes: Mapping[str, Bounds] | None = None,
 ) -> Bounds:
-    """The tightest of interval, CROWN and dual bounds at every layer and at the output; arguments as above.
+    """The tightest of interval, CROWN and dual bounds at every layer and at the output; arguments as of `crown_bounds`.
 
     Better boxes can make a relaxation choose worse slopes, so each method's own bounds take part as well: the
     result is never worse than `crown_bounds`, `dual_bounds` or `interval_bounds`.
@@ -231,7 +235,7 @@ def alpha_crown_bounds(
     outward: bool = True,
     boxes: Mapping[str, Bounds] | None = None,
 ) -> Bounds:
-    """CROWN with lower slopes optimised for every bound by projected Adam (Xu et al. 2021); arguments as above.
+    """CROWN with lower slopes optimised for every bound by projected Adam (Xu et al. 2021), see `crown_bounds`.
 
     The layers' boxes are `intersection_boxes`; the result is the best over the trajectory, and never worse than
     `intersection_bounds`. Not differentiable: an optimisation is no training objective.

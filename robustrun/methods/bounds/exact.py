@@ -15,12 +15,11 @@ from scipy import optimize
 from torch import Tensor
 
 from robustrun.errors import JobFailed
-
-from .crown import intersection_boxes
-from .network import Network
-from .program import Program, program
-from .regions import Bounds, Box
-from .unsupported import Unsupported
+from robustrun.methods.bounds.crown import intersection_boxes
+from robustrun.methods.bounds.network import Network
+from robustrun.methods.bounds.program import Program, program
+from robustrun.methods.bounds.regions import Bounds, Box
+from robustrun.methods.bounds.unsupported import Unsupported
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,12 @@ class Optimum:
 
 
 def check_exact(net: Network, region: Box) -> None:
+    """Refuse what exact methods cannot bound.
+
+    Raises:
+        Unsupported: the region is no box.
+        ValueError: the network has more than one output.
+    """
     if not isinstance(region, Box):
         raise Unsupported("linear programs need a box of inputs; bound an l2 ball by CROWN")
     if net.output.size != 1:
@@ -93,6 +98,9 @@ def lp_bounds(
 
     boxes: bounds of the pre-activations (`intersection_boxes` if None). tighten: replace these, unit by unit, by
     their own LPs first. Solved to the solver's tolerance of 1e-7, by which the result is widened. Use float64.
+
+    Raises:
+        Unsupported: the region is no box.
     """
     if not isinstance(region, Box):
         raise Unsupported("linear programs need a box of inputs; bound an l2 ball by CROWN")
@@ -179,7 +187,7 @@ def _milp(
     constant = sign * p.output_constant[0]
     dual = result.fun if k == 0 or result.mip_dual_bound is None else result.mip_dual_bound
     if result.x is None:
-        x = one.center
+        x = one.centre
     else:
         x = torch.as_tensor(result.x[: p.n_inputs], dtype=one.lower.dtype).view_as(one.lower)
     x = one.project(x)

@@ -1,9 +1,9 @@
 """Interval bounds (Gowal et al. 2018): a box is pushed through the network, node by node."""
 
-from .activations import ReLU
-from .network import Network, Node
-from .operators import Linear
-from .regions import Ball, Bounds, Region, linear_range
+from robustrun.methods.bounds.activations import ReLU
+from robustrun.methods.bounds.network import Network, Node
+from robustrun.methods.bounds.operators import Linear
+from robustrun.methods.bounds.regions import Ball, Bounds, Region, linear_range
 
 
 def push(net: Network, node: Node, boxes: dict[str, Bounds], region: Region) -> Bounds:

@@ -10,8 +10,8 @@ import torch
 from scipy import optimize, sparse
 from torch import Tensor
 
-from .network import Network
-from .regions import Box
+from robustrun.methods.bounds.network import Network
+from robustrun.methods.bounds.regions import Box
 
 _TOLERANCE = 1e-7  # of the solver
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .activations import Lines
-from .network import Network
-from .regions import Bounds, Region, dot, linear_range
+from robustrun.methods.bounds.activations import Lines
+from robustrun.methods.bounds.network import Network
+from robustrun.methods.bounds.regions import Bounds, Region, dot, linear_range
 
 
 class InputForm(NamedTuple):

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from . import activations, operators
-from .activations import Activation
-from .operators import Affine
-from .regions import Region
-from .unsupported import Unsupported
+from robustrun.methods.bounds import activations, operators
+from robustrun.methods.bounds.activations import Activation
+from robustrun.methods.bounds.operators import Affine
+from robustrun.methods.bounds.regions import Region
+from robustrun.methods.bounds.unsupported import Unsupported
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class Node:
 
     @property
     def is_activation(self) -> bool:
+        """Whether the node is an elementwise nonlinearity."""
         return isinstance(self.op, Activation)
 
     @property
     def size(self) -> int:
+        """Numbers an example."""
         return math.prod(self.shape)
 
 
@@ -44,14 +46,17 @@ class Network:
 
     @property
     def input(self) -> Node:
+        """The first node."""
         return self.nodes[0]
 
     @property
     def output(self) -> Node:
+        """The last node."""
         return self.nodes[-1]
 
     @property
     def activations(self) -> tuple[Node, ...]:
+        """The nodes that are elementwise nonlinearities, in order."""
         return tuple(node for node in self.nodes if node.is_activation)
 
     @property

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .regions import Bounds
-from .unsupported import Unsupported
+from robustrun.methods.bounds.regions import Bounds
+from robustrun.methods.bounds.unsupported import Unsupported
 
 Getter = Callable[[], Tensor | None]
 
@@ -29,29 +29,41 @@ def _dot(coefficients: Tensor, values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Linear:
+    """x W^T + b."""
+
     weight: Getter
     bias: Getter
     fan_in: int
 
     def forward(self, x: Tensor) -> Tensor:
+        """The value of the node, (batch, *out)."""
         return F.linear(x, self.weight(), self.bias())
 
     def interval(self, x: Bounds) -> Bounds:
-        center, radius = (x.lower + x.upper) / 2, (x.upper - x.lower) / 2
-        center, radius = self.forward(center), F.linear(radius, self.weight().abs())
-        return Bounds(center - radius, center + radius)
+        """The box around its values over boxes of inputs."""
+        centre, radius = (x.lower + x.upper) / 2, (x.upper - x.lower) / 2
+        centre, radius = self.forward(centre), F.linear(radius, self.weight().abs())
+        return Bounds(centre - radius, centre + radius)
 
     def backward(self, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Coefficients on the inputs, and the constant or None, from those on the output (1 or batch, rows, *out).
+
+        Raises:
+            Unsupported: the node is not affine.
+        """
         bias = self.bias()
         return (a @ self.weight(),), None if bias is None else a @ bias
 
     def absolute(self, x: Tensor) -> Tensor:
+        """The largest sum of absolute values met while computing it."""
         bias = self.bias()
         return F.linear(x, self.weight().abs(), None if bias is None else bias.abs())
 
 
 @dataclass(frozen=True)
 class Conv2d:
+    """A convolution of images (batch, *input_shape) with the options of `torch.nn.functional.conv2d`."""
+
     weight: Getter
     bias: Getter
     fan_in: int
@@ -62,9 +74,9 @@ class Conv2d:
         return F.conv2d(x, self.weight(), self.bias(), **self.options)
 
     def interval(self, x: Bounds) -> Bounds:
-        center, radius = (x.lower + x.upper) / 2, (x.upper - x.lower) / 2
-        center, radius = self.forward(center), F.conv2d(radius, self.weight().abs(), **self.options)
-        return Bounds(center - radius, center + radius)
+        centre, radius = (x.lower + x.upper) / 2, (x.upper - x.lower) / 2
+        centre, radius = self.forward(centre), F.conv2d(radius, self.weight().abs(), **self.options)
+        return Bounds(centre - radius, centre + radius)
 
     def backward(self, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
         flat, bias = a.flatten(0, 1), self.bias()

@@ -13,10 +13,10 @@ import torch
 from scipy import optimize, sparse
 from torch import Tensor
 
-from .activations import ReLU
-from .network import Network
-from .regions import Bounds, Box
-from .unsupported import Unsupported
+from robustrun.methods.bounds.activations import ReLU
+from robustrun.methods.bounds.network import Network
+from robustrun.methods.bounds.regions import Bounds, Box
+from robustrun.methods.bounds.unsupported import Unsupported
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Program:
 
     @property
     def unstable(self) -> int:
+        """How many units are unstable, k."""
         return len(self.pre_lower)
 
     def triangle(self, binary: bool) -> optimize.LinearConstraint:

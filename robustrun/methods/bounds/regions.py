@@ -22,6 +22,7 @@ class Bounds(NamedTuple):
         return Bounds(torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper))
 
     def widen(self, margin: Tensor | float) -> "Bounds":
+        """Lower by `margin` below, higher above."""
         return Bounds(self.lower - margin, self.upper + margin)
 
     def at(self, examples: slice | Tensor) -> "Bounds":
@@ -62,12 +63,13 @@ class Box:
         return cls(lower, upper)
 
     @property
-    def center(self) -> Tensor:
+    def centre(self) -> Tensor:
+        """(batch, *features)."""
         return (self.lower + self.upper) / 2
 
     @property
     def radius(self) -> Tensor:
-        """(batch, *features): the largest deviation from the center in each coordinate."""
+        """(batch, *features): the largest deviation from the centre in each coordinate."""
         return (self.upper - self.lower) / 2
 
     @staticmethod
@@ -84,6 +86,7 @@ class Box:
         return self.radius * gradient.sign()
 
     def project(self, x: Tensor) -> Tensor:
+        """The nearest points of the region, for x (batch, *features)."""
         return torch.minimum(torch.maximum(x, self.lower), self.upper)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -95,22 +98,27 @@ class Box:
         return Box(self.lower[index], self.upper[index])
 
     def to(self, *args, **kwargs) -> "Box":
+        """As `Tensor.to`."""
         return Box(self.lower.to(*args, **kwargs), self.upper.to(*args, **kwargs))
 
 
 @dataclass(frozen=True)
 class Ball:
-    """{ x : || (x - center) / radius ||_2 <= 1 }: an l2 ball, or an ellipsoid where `radius` differs by feature.
+    """{ x : || (x - centre) / radius ||_2 <= 1 }: an l2 ball, or an ellipsoid where `radius` differs by feature.
 
-    center: (batch, *features); radius: the same shape, not negative (a feature of radius 0 does not move).
+    centre: (batch, *features); radius: the same shape, not negative (a feature of radius 0 does not move).
     """
 
-    center: Tensor
+    centre: Tensor
     radius: Tensor
 
     @classmethod
     def around(cls, x: Tensor, epsilon: Tensor | float) -> "Ball":
-        """All points whose difference from `x`, each feature in units of its `epsilon`, has l2 norm at most 1."""
+        """All points whose difference from `x`, each feature in units of its `epsilon`, has l2 norm at most 1.
+
+        Raises:
+            ValueError: epsilon is negative.
+        """
         epsilon = torch.as_tensor(epsilon, dtype=x.dtype, device=x.device)
         if bool((epsilon < 0).any()):
             raise ValueError("epsilon must not be negative")
@@ -118,11 +126,13 @@ class Ball:
 
     @property
     def lower(self) -> Tensor:
-        return self.center - self.radius
+        """(batch, *features): the least value of each coordinate."""
+        return self.centre - self.radius
 
     @property
     def upper(self) -> Tensor:
-        return self.center + self.radius
+        """(batch, *features): the greatest value of each coordinate."""
+        return self.centre + self.radius
 
     @staticmethod
     def reduce(weighted: Tensor, dim: int) -> Tensor:
@@ -134,41 +144,41 @@ class Ball:
         return (flat / length.clamp(min=torch.finfo(flat.dtype).tiny)).view_as(direction)
 
     def minimizer(self, coefficients: Tensor) -> Tensor:
-        return self.center - self.radius * self._unit(coefficients * self.radius)
+        return self.centre - self.radius * self._unit(coefficients * self.radius)
 
     def step(self, gradient: Tensor) -> Tensor:
         return self.radius * self._unit(gradient * self.radius)
 
     def project(self, x: Tensor) -> Tensor:
         still = self.radius == 0
-        scaled = torch.where(still, 0.0, (x - self.center) / torch.where(still, 1.0, self.radius))
+        scaled = torch.where(still, 0.0, (x - self.centre) / torch.where(still, 1.0, self.radius))
         length = torch.linalg.vector_norm(scaled.flatten(1), dim=1).clamp(min=1.0)
-        return self.center + self.radius * scaled / length.view(-1, *[1] * (x.dim() - 1))
+        return self.centre + self.radius * scaled / length.view(-1, *[1] * (x.dim() - 1))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        shape = (n * self.center.shape[0], self.center[0].numel())
-        options = {"generator": generator, "dtype": self.center.dtype, "device": self.center.device}
+        shape = (n * self.centre.shape[0], self.centre[0].numel())
+        options = {"generator": generator, "dtype": self.centre.dtype, "device": self.centre.device}
         direction = self._unit(torch.randn(shape, **options))
         length = torch.rand((shape[0], 1), **options) ** (1 / shape[1])
-        return self.center + self.radius * (direction * length).view(n, *self.center.shape)
+        return self.centre + self.radius * (direction * length).view(n, *self.centre.shape)
 
     def __getitem__(self, index) -> "Ball":
-        return Ball(self.center[index], self.radius[index])
+        return Ball(self.centre[index], self.radius[index])
 
     def to(self, *args, **kwargs) -> "Ball":
-        return Ball(self.center.to(*args, **kwargs), self.radius.to(*args, **kwargs))
+        return Ball(self.centre.to(*args, **kwargs), self.radius.to(*args, **kwargs))
 
 
 Region = Box | Ball
 
 
 def linear_range(region: Region, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-    """Value at the center and largest deviation from it of sum(coefficients * x) over the region, exactly.
+    """Value at the centre and largest deviation from it of sum(coefficients * x) over the region, exactly.
 
     coefficients: (1 or batch, rows, *features). Returns two tensors (batch, rows).
     """
     flat = coefficients.flatten(2)
-    value = dot(flat, region.center)
+    value = dot(flat, region.centre)
     deviation = region.reduce(flat * region.radius.flatten(1).unsqueeze(1), -1)
     return value, deviation
 

@@ -17,6 +17,9 @@ def worst_relative_error(lower: Tensor, upper: Tensor, target: Tensor, floor: fl
     """max(upper - target, target - lower) / max(|target|, floor): the largest relative error of any prediction in
     [lower, upper], elementwise; an over- or an underestimate, whichever is worse. Its gradient is +1 / |target| on
     `upper` or -1 / |target| on `lower`.
+
+    Raises:
+        ValueError: a target is zero and there is no floor.
     """
     scale = target.abs().clamp(min=floor)
     if bool((scale == 0).any()):
@@ -25,6 +28,6 @@ def worst_relative_error(lower: Tensor, upper: Tensor, target: Tensor, floor: fl
 
 
 def interval_weights(target: Tensor, low: float, high: float, outside: float) -> Tensor:
-    """1 where low <= target <= high and `outside` elsewhere: what aims training at an interval of quantities."""
+    """1 where low <= target <= high, else `outside`, elementwise: what aims training at an interval of quantities."""
     inside = (target >= low) & (target <= high)
     return torch.where(inside, 1.0, outside).to(target.dtype)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .activations import Lines
-from .network import Network, Node
-from .operators import Linear
-from .regions import Bounds, Box, Region
+from robustrun.methods.bounds.activations import Lines
+from robustrun.methods.bounds.network import Network, Node
+from robustrun.methods.bounds.operators import Linear
+from robustrun.methods.bounds.regions import Bounds, Box, Region
 
 # numbers in one block of (examples, inputs, units): small enough to stay in a core's cache
 _BLOCK = 2**17
@@ -43,7 +43,7 @@ def bounds(net: Network, node: Node, lines: Lines, region: Region, rows: Tensor 
     v, w2, b2 = first.weight().T.contiguous(), node.op.weight(), node.op.bias()
     if rows is not None:
         w2, b2 = w2[rows], None if b2 is None else b2[rows]
-    z1, r = first.forward(region.center), region.radius
+    z1, r = first.forward(region.centre), region.radius
     if lines.parallel:
         s, m = lines.upper_slope, lines.upper_intercept / 2
         middle = torch.nn.functional.linear(s * z1 + m, w2, b2)

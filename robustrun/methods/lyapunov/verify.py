@@ -55,7 +55,7 @@ def _volume_outside(boxes: Box, hole: float) -> Tensor:
 
 def _halves(boxes: Box) -> Box:
     longest = (boxes.upper - boxes.lower).argmax(1, keepdim=True)
-    middle = boxes.center.gather(1, longest)
+    middle = boxes.centre.gather(1, longest)
     low = Box(boxes.lower, boxes.upper.scatter(1, longest, middle))
     high = Box(boxes.lower.scatter(1, longest, middle), boxes.upper)
     return Box(torch.cat([low.lower, high.lower]), torch.cat([low.upper, high.upper]))
@@ -196,9 +196,9 @@ def _bounded(activation: Activation) -> ReLU | Smooth:
 
 def _linear(x: Bounds, matrix: Tensor) -> Bounds:
     """Bounds of x @ matrix for x (B, m), rounded outwards."""
-    center, radius = 0.5 * (x.lower + x.upper), 0.5 * (x.upper - x.lower)
-    middle, size = center @ matrix, matrix.abs()
-    spread = radius @ size + _ROUNDING * ((center.abs() + radius) @ size)
+    centre, radius = 0.5 * (x.lower + x.upper), 0.5 * (x.upper - x.lower)
+    middle, size = centre @ matrix, matrix.abs()
+    spread = radius @ size + _ROUNDING * ((centre.abs() + radius) @ size)
     return Bounds(middle - spread, middle + spread)
 
 

@@ -203,7 +203,7 @@ def test_what_no_exact_bound_is_known_for():
         with pytest.raises(Unsupported, match="ReLU networks only"):
             method(trace(net, (2,)), box)
         with pytest.raises(Unsupported, match="box"):
-            method(trace(mlp(2, 3, 1), (2,)), Ball.around(box.center, 0.1))
+            method(trace(mlp(2, 3, 1), (2,)), Ball.around(box.centre, 0.1))
     with pytest.raises(ValueError, match="one output"):
         milp_bounds(trace(mlp(2, 3, 2), (2,)), box)
 
