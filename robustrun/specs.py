@@ -64,8 +64,6 @@ class RegressionSpec(TaskSpec):
     outputs: int = 1
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    target_mean: tuple[float, ...] = ()
-    target_std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,6 @@ class DynamicsSpec(TaskSpec):
     """
 
     dt: float = 0.01
-    continuous: bool = True
     angles: int = 0
 
 

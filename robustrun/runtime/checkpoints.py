@@ -26,6 +26,7 @@ class Checkpoints:
         self._distributed = distributed or Distributed()
 
     def path(self, name: str) -> Path:
+        """The file of the checkpoint called `name`."""
         return self.directory / f"{name}.pt"
 
     def __contains__(self, name: str) -> bool:
@@ -59,11 +60,6 @@ class Checkpoints:
                     raise
                 logger.warning("%s; going back to %s", error, previous.name)
         return load_file(previous, map_location)
-
-    def delete(self, name: str) -> None:
-        """Remove a checkpoint and its previous version, if they are there."""
-        self.path(name).unlink(missing_ok=True)
-        self._previous(name).unlink(missing_ok=True)
 
     def _previous(self, name: str) -> Path:
         return self.directory / f"{name}.prev.pt"

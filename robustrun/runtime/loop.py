@@ -34,7 +34,7 @@ AGREE_EVERY = 10  # steps between two agreements of the ranks on stopping
 class TrainingLoop:
     """See the module. `state` holds whatever else must survive a resume: anything with `state_dict` and
     `load_state_dict`, or a tensor, which is restored in place. `checkpoint_every` is in seconds; the end of
-    every epoch saves as well. `name` is the checkpoint's, where a trainer runs several loops.
+    every epoch saves as well.
 
     Attributes:
         epoch: the current epoch, from 0.
@@ -53,8 +53,6 @@ class TrainingLoop:
         epochs: int,
         state: Mapping[str, Any] | None = None,
         checkpoint_every: float = 300.0,
-        description: str = "training",
-        name: str = "last",
     ) -> None:
         self.run, self.loader, self.epochs = run, loader, epochs
         self.model = run.distributed.prepare(model)
@@ -63,7 +61,7 @@ class TrainingLoop:
         self.history: list[dict[str, float]] = []
         self.train_seconds = 0.0
         self._state = dict(state or {})
-        self._checkpoint_every, self._description, self._name = checkpoint_every, description, name
+        self._checkpoint_every = checkpoint_every
         self._position = 0  # steps done in this epoch
         self._means = RunningMeans(run.device, run.distributed)
         self._named: list[str] = []
@@ -74,7 +72,7 @@ class TrainingLoop:
         if optimizer is not None and run.distributed.world_size > 1:
             optimizer.register_step_pre_hook(lambda *_: self.average_gradients())
             optimizer.register_step_post_hook(lambda *_: self._next_gradients())
-        if name in run.checkpoints:
+        if "last" in run.checkpoints:
             self._restore()
 
     # ------------------------------------------------------------------------------------ the loop itself
@@ -101,7 +99,7 @@ class TrainingLoop:
         done = self.epoch * len(self) + self._position
         run.stop.deferred = True
         try:
-            with run.display.progress(self.epochs * len(self), self._description, "step", done) as self._bar:
+            with run.display.progress(self.epochs * len(self), "training", "step", done) as self._bar:
                 while self.epoch < self.epochs and not self._stopped_early:
                     self._epoch_ended = False
                     yield self.epoch
@@ -179,10 +177,10 @@ class TrainingLoop:
         self._epoch_ended = True
         return row
 
-    def is_best(self, metric: str, mode: str = "min") -> bool:
-        """Whether the last epoch's metric is strictly better than in all epochs before."""
+    def is_best(self, metric: str) -> bool:
+        """Whether the last epoch's metric, an error or a loss, is strictly less than in all epochs before."""
         *before, last = [row[metric] for row in self.history if metric in row]
-        return all(last < value if mode == "min" else last > value for value in before)
+        return all(last < value for value in before)
 
     def stop_early(self) -> None:
         """Let this epoch be the last."""
@@ -212,7 +210,7 @@ class TrainingLoop:
         """
         self._check_parameters()
         self.run.checkpoints.save(
-            self._name,
+            "last",
             {
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
@@ -236,7 +234,7 @@ class TrainingLoop:
         self._saved = time.monotonic()
 
     def _restore(self) -> None:
-        saved = self.run.checkpoints.load(self._name)
+        saved = self.run.checkpoints.load("last")
         try:
             self.model.load_state_dict(saved["model"])
             if self.optimizer is not None:
@@ -259,7 +257,7 @@ class TrainingLoop:
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise DataError(
-                f"the checkpoint {self.run.checkpoints.path(self._name)} does not belong to this job "
+                f"the checkpoint {self.run.checkpoints.path('last')} does not belong to this job "
                 f"({reason}): delete it to start from the beginning"
             ) from error
         if self.epoch < self.epochs and not self._stopped_early:
@@ -274,7 +272,7 @@ class TrainingLoop:
             self._looked = now
             means = self._means.local()
             bad = next((name for name, value in means.items() if not _finite(value)), None)
-            description = f"{self._description} {self.epoch + 1}/{self.epochs}"
+            description = f"training {self.epoch + 1}/{self.epochs}"
             self._bar.update(self.step, description=description, **means)
         else:
             self._bar.update(self.step)
@@ -316,7 +314,7 @@ class TrainingLoop:
             raise self._diverged("a parameter is NaN or infinite")
 
     def _diverged(self, what: str) -> Diverged:
-        path = self.run.checkpoints.path(self._name)
+        path = self.run.checkpoints.path("last")
         kept = f"the last good checkpoint is kept in {path}" if path.exists() else "no checkpoint was written yet"
         return Diverged(
             f"training diverged in epoch {self.epoch + 1} at step {self.step}: {what}; a lower learning "

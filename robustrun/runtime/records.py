@@ -12,7 +12,7 @@ from robustrun.runtime.distributed import Distributed
 
 
 class ExampleLog:
-    """Append-only records of examples, one line a batch, one file a rank (and shard).
+    """Append-only records of examples, one line a batch, one file a rank.
 
     `done` are the examples already there; `append` adds a batch; `columns` reads all of it back. A line cut
     short by a kill is dropped, so a batch is there wholly or not at all, and no example is counted twice.
@@ -27,15 +27,14 @@ class ExampleLog:
         name: str = "examples",
         columns: Sequence[str] = (),
         *,
-        shard: str | None = None,
         distributed: Distributed | None = None,
     ) -> None:
         self.names = tuple(columns)
         self._distributed = distributed or Distributed()
         self._directory = Path(directory)
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._stem = name if shard is None else f"{name}-{shard.replace('/', 'of')}"
-        self._own = self._directory / f"{self._stem}.{self._distributed.rank}.jsonl"
+        self._name = name
+        self._own = self._directory / f"{name}.{self._distributed.rank}.jsonl"
         _drop_torn_line(self._own)
         self._distributed.barrier()
         self._done = {int(i) for record in self._read() for i in record["index"]}
@@ -101,7 +100,7 @@ class ExampleLog:
 
     def _read(self) -> list[dict[str, list]]:
         records = []
-        for path in sorted(self._directory.glob(f"{self._stem}.*.jsonl")):
+        for path in sorted(self._directory.glob(f"{self._name}.*.jsonl")):
             with open(path, "rb") as file:
                 # Another rank may be writing its last line at this moment.
                 records += [_record(line, path) for line in file if line.endswith(b"\n")]

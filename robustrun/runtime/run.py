@@ -50,9 +50,9 @@ class Run:
         """A progress display, as a context manager; its `advance` is a safe point to stop at."""
         return self.display.progress(total, description, unit, done)
 
-    def example_log(self, name: str = "examples", columns: Sequence[str] = (), shard: str | None = None) -> ExampleLog:
+    def example_log(self, name: str = "examples", columns: Sequence[str] = ()) -> ExampleLog:
         """The resumable records of a long certification, in the run directory's records/."""
-        return ExampleLog(self.dir / "records", name, columns, shard=shard, distributed=self.distributed)
+        return ExampleLog(self.dir / "records", name, columns, distributed=self.distributed)
 
     def leave_if_asked(self, save: Callable[[], Any] | None = None) -> None:
         """A safe point of this rank: if a signal asked for it, call `save` and end the job.

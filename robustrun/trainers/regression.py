@@ -136,9 +136,6 @@ class Regression(Trainer):
 class Standard(Regression):
     """Ordinary training on the readings as they are; `norm` and `epsilon` play no part."""
 
-    def __init__(self, **common):
-        super().__init__(**common)
-
     def range(self, network: Network, region: Region, batch: Batch, generator: torch.Generator) -> Bounds:
         predicted = network(batch.inputs)
         return Bounds(predicted, predicted)
@@ -147,9 +144,6 @@ class Standard(Regression):
 @trainers.register("noisy_regression")
 class Noisy(Regression):
     """Ordinary training on readings with uniform noise of the threat's size."""
-
-    def __init__(self, **common):
-        super().__init__(**common)
 
     def range(self, network: Network, region: Region, batch: Batch, generator: torch.Generator) -> Bounds:
         predicted = network(region.sample(1, generator)[0])

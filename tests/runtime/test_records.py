@@ -57,14 +57,6 @@ def test_nothing_yet(tmp_path):
     }  # fmt: skip
 
 
-def test_shards_write_files_of_their_own(tmp_path):
-    for shard in ("1/2", "2/2"):
-        log = open_log(tmp_path, shard=shard)
-        for i in shard_indices(range(5), shard):
-            log.append([i], prediction=0, radius=float(i), certified=True)
-        assert len(log.columns()["index"]) == {"1/2": 3, "2/2": 2}[shard]
-
-
 @pytest.mark.parametrize("n", [1, 3, 8, 20])
 def test_shards_cover_everything_once(n):
     indices = np.arange(100, 113)
