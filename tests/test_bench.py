@@ -120,3 +120,14 @@ def test_wrong_requests_are_one_sentence(arguments, sentence):
     assert done.stderr.startswith(sentence)
     assert len(done.stderr.splitlines()) == 1
     assert not done.stdout
+
+
+def test_every_benchmark_hands_claims_on():
+    for bench in RUN["BENCHES"].values():
+        assert "claim(" in (BENCH / f"{bench.script}.py").read_text(), bench.script
+
+
+def test_the_committed_page_is_what_was_measured():
+    records = json.loads((BENCH / "results.json").read_text())
+    assert RUN["page"](records) == (BENCH / "RESULTS.md").read_text()
+    assert not [name for name, bench in RUN["BENCHES"].items() if name not in records and not bench.bfloat16]
