@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from robustrun.errors import ConfigError, DataError
@@ -62,12 +64,11 @@ def load_fitted(run_dir: str | Path, device: str | torch.device = "cpu") -> tupl
     config_file = run_dir / "config.yaml"
     if not config_file.is_file():
         raise DataError(f"{run_dir} is not a run directory: there is no config.yaml in it")
-    config = OmegaConf.to_container(OmegaConf.load(config_file))
+    node = _model_node(config_file)
     checkpoints = Checkpoints(run_dir / "checkpoints")
     if "last" not in checkpoints:
         raise DataError(f"{run_dir} holds no model: there is no checkpoints/last.pt in it")
     spec = TaskSpec.from_state(checkpoints.load("last")["spec"])
-    node = dict(config["model"])
     implementation = models[node.pop("name")]
     model = implementation(spec, **validate(implementation, node, f"{config_file}: model"))
     if isinstance(model, nn.Module):
@@ -76,6 +77,18 @@ def load_fitted(run_dir: str | Path, device: str | torch.device = "cpu") -> tupl
     if fitted is None:
         raise DataError(f"the training in {run_dir} is not finished: type its command again to complete it")
     return fitted, spec
+
+
+def _model_node(config_file: Path) -> dict[str, Any]:
+    """The model's part of a run's config, its interpolations resolved when it was written."""
+    try:
+        node = OmegaConf.to_container(OmegaConf.load(config_file))["model"]
+        if isinstance(node, dict) and isinstance(node.get("name"), str):
+            return node
+        reason = "no model is named in it"
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+    raise DataError(f"{config_file} is damaged ({reason}): rerun=true repeats the job")
 
 
 def load(run_dir: str | Path, state: str = "last", device: str | torch.device = "cpu") -> Any:

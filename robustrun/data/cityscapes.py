@@ -103,5 +103,5 @@ def _read(path: Path, mode: str | None) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.array(image.convert(mode) if mode else image)
-    except OSError as error:
+    except Exception as error:  # decoders raise whatever they like
         raise DataError(f"{path} cannot be read: {error}") from error

@@ -78,7 +78,7 @@ class ImageFolder:
         index, seed = key
         try:
             image, label = self._examples[index]
-        except OSError as error:
+        except Exception as error:  # decoders raise whatever they like
             raise DataError(f"{self._examples.samples[index][0]} cannot be read: {error}") from error
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)

@@ -237,6 +237,8 @@ def _read_own(path: Path, positive: str) -> Table:
     except (ValueError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV with a header and rows ({error})") from error
     wrong = next((i for i, row in enumerate(rows, 2) if len(row) != len(header)), None)
+    if not rows:
+        raise DataError(f"{path} has no rows below its header")
     if wrong or len(header) < 2:
         raise DataError(f"{path}, line {wrong or 1}: expected {max(len(header), 2)} columns, the class last")
     X, y = _one_hot(positive)([[cell.strip() for cell in row] for row in rows])

@@ -165,7 +165,7 @@ class Film(_Clip):
             for path in paths:
                 with Image.open(path) as picture:
                     frames.append(self._convert(picture))
-        except OSError as error:
+        except Exception as error:  # decoders raise whatever they like
             raise DataError(f"{folder} holds a picture that cannot be read: {error}") from None
         if len({frame.shape for frame in frames}) > 1:
             raise DataError(f"{folder}: the pictures differ in size; set task.height and task.width")
@@ -180,7 +180,7 @@ class Film(_Clip):
             try:
                 with Image.open(self.path) as picture:
                     return np.stack([self._convert(frame) for frame in ImageSequence.Iterator(picture)])
-            except OSError as error:
+            except Exception as error:
                 raise DataError(f"{self.path} cannot be read: {error}") from None
         try:
             import imageio.v3 as imageio

@@ -77,9 +77,13 @@ class Load(Trainer):
         if not self.path.is_file():
             raise DataError(f"trainer.path={self.path}: there is no such run directory or file")
         if self.path.suffix == ".safetensors":
+            from safetensors import SafetensorError
             from safetensors.torch import load_file as load_safetensors
 
-            return load_safetensors(self.path)
+            try:
+                return load_safetensors(self.path)
+            except (SafetensorError, ValueError) as error:
+                raise DataError(f"trainer.path={self.path} is damaged: {str(error).splitlines()[0]}") from None
         content = load_file(self.path)
         for key in [self.key] if self.key else ["state_dict", "model", "model_state_dict"]:
             if isinstance(content.get(key), dict):
@@ -88,6 +92,8 @@ class Load(Trainer):
         else:
             if self.key:
                 raise ConfigError(f"{self.path} has no '{self.key}' (it has: {', '.join(map(str, content))[:300]})")
+        if not all(isinstance(name, str) for name in content):
+            raise DataError(f"{self.path} holds no state dict: not all of its keys are names")
         while content and any(all(name.startswith(prefix) for name in content) for prefix in _WRAPPERS):
             content = {name.partition(".")[2]: tensor for name, tensor in content.items()}
         return content
