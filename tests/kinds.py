@@ -74,5 +74,5 @@ def findings(outputs: Path) -> dict[str, object]:
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.name.startswith("."))
         name = folder.relative_to(outputs).as_posix()
         found[name] = (content["config_sha256"], content["counts"], metrics, tables, curves, names)
-    found["comparisons"] = sorted(p.name for p in outputs.rglob("comparisons/*/*"))
+    found["comparisons"] = sorted(p.name for p in outputs.rglob("comparisons/*/[!.]*"))
     return found
