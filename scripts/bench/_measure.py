@@ -89,7 +89,8 @@ def claim(
     words = f"{'at least' if at_most is None else 'at most'} {target:.4g} {unit}".rstrip()
     spread = f" ({min(values):.4g} to {max(values):.4g})" if len(values) > 1 else ""
     beside = f" against {against}" if against else ""
-    print(f"  {what}{beside}: {middle:.4g} {unit}{spread}, {words}: {'met' if met else 'missed'}", flush=True)
+    found = f"{middle:.4g} {unit}".rstrip() + spread
+    print(f"  {what}{beside}: {found}, {words}: {'met' if met else 'missed'}", flush=True)
     if file := os.environ.get(HAND_ON):
         record = {
             "what": what, "against": against, "unit": unit, "values": [float(value) for value in values],
