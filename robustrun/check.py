@@ -162,6 +162,7 @@ def check(config: DictConfig, composer: Composer, ancestors: Sequence[str] = ())
     _check_fit(axes, composer)
     _check_typed(config, composer)
     validate(_runtime, builtins(config.runtime, "runtime"), "runtime")
+    _check_paper_metrics(config.paper_metrics)
     # Paths differ from machine to machine: the identity holds the needs' identities in their place.
     names = _with_needs(config, {name: f"need:{need.identity}" for name, need in needs.items()})
     named = {axis: _choice(axis, names, config.hydra.runtime.choices) for axis in AXES} if needs else axes
@@ -181,6 +182,16 @@ def _runtime(
     compile: bool = False,
 ) -> None:
     """The keys of `runtime`, for checking them before anything is made."""
+
+
+def _check_paper_metrics(node: Any) -> None:
+    """They are kept beside the result: what cannot be is said before hours are spent."""
+    try:
+        metrics = builtins(node, "paper_metrics") if OmegaConf.is_config(node) else node
+        for value in (metrics or {}).values():
+            float(0 if value is None else value)
+    except (AttributeError, TypeError, ValueError):
+        raise ConfigError("paper_metrics must be names with numbers: {clean_accuracy: 0.84}") from None
 
 
 def digest(value: Any) -> str:
@@ -249,6 +260,8 @@ def _needs(config: DictConfig, composer: Composer, ancestors: Sequence[str]) -> 
         if override.key_or_group.partition(".")[0] in CARRIED and override.input_line
     ]
     declared = builtins(config.needs, "needs") or {}
+    if not isinstance(declared, dict):
+        raise ConfigError("needs must be names with what they need: {NAME: EXPERIMENT with overrides, or a path}")
     return {
         name: _need(name, text, carried, composer, ancestors) for name, text in declared.items() if text is not None
     }
@@ -306,13 +319,19 @@ def rows_of(composer: Composer, overrides: Sequence[str]) -> list[list[str]]:
         ConfigError: there is no such row.
     """
     config = composer.compose(overrides)
-    rows = OmegaConf.to_container(config.rows) or {}
+    rows = (OmegaConf.to_container(config.rows) if OmegaConf.is_config(config.rows) else config.rows) or {}
+    if not isinstance(rows, dict) or not all(_are_words(row) for row in rows.values()):
+        raise ConfigError("rows must be names with lists of overrides: {NAME: [trainer.epochs=3, ...]}")
     if not rows:
         return [list(overrides)]
     if config.row is not None and config.row not in rows:
         raise ConfigError(f"row={config.row}: this experiment's rows are {', '.join(rows)}")
     chosen = [config.row] if config.row is not None else list(rows)
     return [_row_overrides(composer, name, rows[name] or [], overrides) for name in chosen]
+
+
+def _are_words(row: Any) -> bool:
+    return row is None or (isinstance(row, list) and all(isinstance(word, str) for word in row))
 
 
 def _row_overrides(composer: Composer, name: str, own: Sequence[str], typed: Sequence[str]) -> list[str]:

@@ -83,7 +83,13 @@ class _Repository(ConfigRepository):
     def load_config(self, config_path: str) -> ConfigResult | None:
         self.asked.add(config_path)
         if config_path not in self._read:
-            self._read[config_path] = super().load_config(config_path)
+            try:
+                self._read[config_path] = super().load_config(config_path)
+            except (HydraException, OmegaConfBaseException):
+                raise
+            except Exception as error:  # a damaged file: readers of YAML raise several kinds
+                reason = " ".join(str(error).split())
+                raise ConfigError(f"the config {config_path} cannot be read: {reason}") from None
         found = copy.copy(self._read[config_path])
         if found is not None:
             found.config = copy.deepcopy(found.config)  # it becomes a part of the composed config

@@ -17,10 +17,12 @@ from torch import nn
 
 import robustrun
 from robustrun import cli
+from robustrun.compose import Composer
 from robustrun.data import obtain
 from robustrun.data.image_folder import ImageFolder
 from robustrun.data.tabular import table
 from robustrun.errors import ConfigError, DataError, RobustrunError
+from robustrun.plan import plan
 from robustrun.query.onnx_file import OnnxClassifier
 from robustrun.tasks.trajectories import Recorded
 from robustrun.tasks.video import Film
@@ -207,3 +209,48 @@ def test_run_directories(finished, data):
     finally:
         file.write_bytes(whole)
     assert "\n" not in said
+
+
+EXP = b"""# @package _global_
+# A toy
+defaults:
+  - override /task: digits
+  - override /model: mlp_classifier
+  - override /trainer: fgsm
+  - override /certifier: pgd
+  - override /threat: linf_mnist
+  - _self_
+needs: {}
+rows: {one: [trainer.epochs=1], two: [trainer.epochs=2]}
+paper_metrics: {clean_accuracy: 0.5}
+"""
+NOISE = [b"${", b"}", b": ", b"- ", b"!!python/object/apply:os.system [x]", b"&a ", b"*a", b"\t", b"{", b"[", b"null"]
+
+
+@settings(BOUNDED, max_examples=40)
+@given(damaged(EXP), st.sampled_from(NOISE), st.integers(0, len(EXP)))
+def test_configs(tmp_path, content, noise, at):
+    (tmp_path / "exp").mkdir(exist_ok=True)
+    (tmp_path / "exp" / "hostile.yaml").write_bytes(content[:at] + noise + content[at:])
+    composer = Composer.create(tmp_path)
+    try:
+        jobs = plan(composer, [["+exp=hostile"]])
+    except RobustrunError as error:
+        said = str(error)
+    else:
+        said = ""
+        assert jobs
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["rows: {one: [{trainer.epoc: 2}]}", "rows: text", "rows: [1]", "needs: text", "needs: [a]", "needs: {a: 3}",
+     "paper_metrics: text", "paper_metrics: {clean_accuracy: high}", "paper_metrics: {clean_accuracy: [1]}"],
+)  # fmt: skip
+def test_configs_of_the_wrong_shape(tmp_path, line):
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "hostile.yaml").write_bytes(b"\n".join([*EXP.split(b"\n")[:9], line.encode()]))
+    with pytest.raises(ConfigError) as caught:
+        plan(Composer.create(tmp_path), [["+exp=hostile"]])
+    assert "\n" not in str(caught.value)
