@@ -15,7 +15,7 @@ from robustrun.methods.attacks import (
 )
 from robustrun.methods.attacks.apgd import checkpoints
 from robustrun.methods.attacks.fab import to_plane
-from robustrun.methods.attacks.square import _bump, _tiles, patch_side
+from robustrun.methods.attacks.square import _bump, _filled, _tiles, patch_side
 from tests.methods.attacks.networks import Counted, Linear2, convnet, mlp
 
 SINGLE = {
@@ -157,6 +157,19 @@ def test_a_plane_out_of_reach_gives_the_nearest_corner_and_no_gradient_no_move()
         assert torch.equal(d, torch.tensor([[0.5, -0.25], [0.0, 0.0], [0.0, 0.0]]))
     free = to_plane(normal, torch.tensor([5.0, 1.0, 0.0]), "l2", None, None)
     torch.testing.assert_close(free, torch.tensor([[1.0, -2.0], [0.0, 0.0], [0.0, 0.0]]))
+
+
+def test_a_proposal_of_square_takes_the_whole_radius_that_the_box_leaves():
+    inputs = torch.rand(20, 1, 6, 6).round()  # in corners of the box: half of every direction is cut off
+    ball = Ball(inputs, "l2", 1.0)
+    delta = torch.randn(20, 1, 6, 6)
+    filled = _filled(ball, delta)
+    assert ((inputs + filled) >= 0).all()
+    assert ((inputs + filled) <= 1).all()
+    assert (norms(filled, "l2") <= 1 + 1e-6).all()
+    assert (norms(filled, "l2") > 0.99).all()
+    assert (norms(ball.project(delta), "l2") < 0.9).all()
+    assert ((filled == 0) | (filled.sign() == delta.sign())).all()
 
 
 def test_square_needs_no_gradient_and_only_improves():
