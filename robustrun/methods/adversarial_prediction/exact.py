@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import scipy.sparse as sp
+import scipy
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linprog
 from torch import Tensor
 
 from robustrun.errors import JobFailed
@@ -71,6 +70,7 @@ def solve_lp(scores: ArrayLike, labels: ArrayLike, metric: Metric) -> tuple[NDAr
     constraints = Constraints.of(metric, torch.as_tensor(np.asarray(labels)).reshape(1, n))
     count = 0 if constraints is None else constraints.base.shape[-1]
     level = np.arange(1, n + 1)
+    sp = scipy.sparse  # scipy loads its parts when they are first used: a job without a program pays for none
     eye, ones = sp.identity(n), np.ones((n, n))
 
     # variables: Q (l, i), t (k), S (k, i), u, multipliers
@@ -102,7 +102,7 @@ def solve_lp(scores: ArrayLike, labels: ArrayLike, metric: Metric) -> tuple[NDAr
     limits = np.concatenate([-np.repeat(game.predictor_bonus.numpy(), n), np.zeros(n), np.zeros(n * n), [1.0]])
     bounds = [(0, None)] * (n * n) + [(None, None)] * n + [(0, None)] * (n * n + 1 + count)
     matrix = sp.vstack([above_threshold, best_response, caps, total], format="csr")
-    result = linprog(cost, A_ub=matrix, b_ub=limits, bounds=bounds, method="highs")
+    result = scipy.optimize.linprog(cost, A_ub=matrix, b_ub=limits, bounds=bounds, method="highs")
     if result.status != 0:
         raise JobFailed(f"the linear program of '{metric}' at n = {n} was not solved: {result.message}")
     return result.x[: n * n].reshape(n, n).sum(0).clip(0, 1), float(result.fun + game.constant)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 import torch
-from scipy import optimize
 from torch import Tensor
 
 from robustrun.errors import JobFailed
@@ -80,7 +80,7 @@ def _lp(p: Program, c: np.ndarray, solver: Literal["highs", "cvxpy"]) -> float:
             raise JobFailed(f"the LP of a bound was not solved: {problem.status}")
         return float(problem.value)
     constraints = [constraint] if p.unstable else []
-    result = optimize.milp(c, bounds=optimize.Bounds(p.lower, p.upper), constraints=constraints)
+    result = scipy.optimize.milp(c, bounds=scipy.optimize.Bounds(p.lower, p.upper), constraints=constraints)
     if result.status != 0:
         raise JobFailed(f"the LP of a bound was not solved: {result.message}")
     return float(result.fun)
@@ -175,10 +175,10 @@ def _milp(
     k = p.unstable
     c = np.concatenate([sign * p.output[0], np.zeros(k)])
     begin = time.perf_counter()
-    result = optimize.milp(
+    result = scipy.optimize.milp(
         c,
         integrality=np.concatenate([np.zeros(len(p.lower)), np.ones(k)]),
-        bounds=optimize.Bounds(np.concatenate([p.lower, np.zeros(k)]), np.concatenate([p.upper, np.ones(k)])),
+        bounds=scipy.optimize.Bounds(np.concatenate([p.lower, np.zeros(k)]), np.concatenate([p.upper, np.ones(k)])),
         constraints=[p.triangle(binary=True)] if k else [],
         options={"time_limit": time_limit, "mip_rel_gap": gap},
     )

@@ -6,8 +6,8 @@ Many such programs share one call of the solver, whose start-up takes longer tha
 from collections.abc import Mapping
 
 import numpy as np
+import scipy
 import torch
-from scipy import optimize, sparse
 from torch import Tensor
 
 from robustrun.methods.bounds.network import Network
@@ -60,13 +60,13 @@ def _solve(
     which, chosen = np.nonzero(used)
     constraints = rows[which, chosen]
     columns = which[:, None] * k + np.arange(k)
-    matrix = sparse.csr_array(
+    matrix = scipy.sparse.csr_array(
         (constraints[:, 1:].ravel(), columns.ravel(), np.arange(len(which) + 1) * k), (len(which), n * k)
     )
-    result = optimize.milp(
+    result = scipy.optimize.milp(
         goal[:, 1:].ravel(),
-        bounds=optimize.Bounds(lower.ravel(), upper.ravel()),
-        constraints=[optimize.LinearConstraint(matrix, -constraints[:, 0], np.inf)] if len(which) else [],
+        bounds=scipy.optimize.Bounds(lower.ravel(), upper.ravel()),
+        constraints=[scipy.optimize.LinearConstraint(matrix, -constraints[:, 0], np.inf)] if len(which) else [],
     )
     if result.status == 0:
         x = result.x.reshape(n, k)

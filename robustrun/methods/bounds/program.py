@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy import optimize, sparse
 from torch import Tensor
 
 from robustrun.methods.bounds.activations import ReLU
@@ -42,30 +42,30 @@ class Program:
         """How many units are unstable, k."""
         return len(self.pre_lower)
 
-    def triangle(self, binary: bool) -> optimize.LinearConstraint:
+    def triangle(self, binary: bool) -> "scipy.optimize.LinearConstraint":
         """z >= pre and, in the LP, the chord above; in the MILP (variables followed by k binaries b),
         z <= pre - lower (1 - b) and z <= upper b. z >= 0 is in the variables' bounds."""
         k, n = self.unstable, len(self.lower)
-        z = sparse.csr_array((np.ones(k), (np.arange(k), self.n_inputs + np.arange(k))), (k, n))
-        above = z - sparse.csr_array(self.pre)
+        z = scipy.sparse.csr_array((np.ones(k), (np.arange(k), self.n_inputs + np.arange(k))), (k, n))
+        above = z - scipy.sparse.csr_array(self.pre)
         if not binary:
             slope = self.pre_upper / (self.pre_upper - self.pre_lower)
-            chord = z - sparse.csr_array(slope[:, None] * self.pre)
-            rows = sparse.vstack([above, chord])
+            chord = z - scipy.sparse.csr_array(slope[:, None] * self.pre)
+            rows = scipy.sparse.vstack([above, chord])
             low = np.concatenate([self.pre_constant, np.full(k, -np.inf)])
             high = np.concatenate([np.full(k, np.inf), slope * (self.pre_constant - self.pre_lower)])
-            return optimize.LinearConstraint(rows, low, high)
-        none, eye = sparse.csr_array((k, k)), sparse.eye_array(k, format="csr")
-        rows = sparse.vstack(
+            return scipy.optimize.LinearConstraint(rows, low, high)
+        none, eye = scipy.sparse.csr_array((k, k)), scipy.sparse.eye_array(k, format="csr")
+        rows = scipy.sparse.vstack(
             [
-                sparse.hstack([above, none]),
-                sparse.hstack([above, -sparse.diags_array(self.pre_lower) @ eye]),
-                sparse.hstack([z, -sparse.diags_array(self.pre_upper) @ eye]),
+                scipy.sparse.hstack([above, none]),
+                scipy.sparse.hstack([above, -scipy.sparse.diags_array(self.pre_lower) @ eye]),
+                scipy.sparse.hstack([z, -scipy.sparse.diags_array(self.pre_upper) @ eye]),
             ]
         )
         low = np.concatenate([self.pre_constant, np.full(2 * k, -np.inf)])
         high = np.concatenate([np.full(k, np.inf), self.pre_constant - self.pre_lower, np.zeros(k)])
-        return optimize.LinearConstraint(sparse.csr_array(rows), low, high)
+        return scipy.optimize.LinearConstraint(scipy.sparse.csr_array(rows), low, high)
 
 
 def program(
