@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robustrun.compose import Composer, builtins
@@ -218,17 +217,12 @@ def _check_fit(axes: Mapping[str, Choice], composer: Composer) -> None:
     fitting = [
         option
         for option in composer.options(axis)
-        if (name := _registered_name(composer, axis, option)) and misfit(**kinds | {axis: AXES[axis][name]}) is None
+        if (name := composer.implementation(axis, option)) and misfit(**kinds | {axis: AXES[axis][name]}) is None
     ]
     would = (
         f"{axis}s that fit here: {', '.join(fitting)}" if fitting else f"no {axis} fits here; change {other} as well"
     )
     raise ConfigError(f"{axis}={axes[axis].option} does not fit {other}={axes[other].option}: {why} ({would})")
-
-
-def _registered_name(composer: Composer, axis: str, option: str) -> str | None:
-    loaded = composer.loader.load_configuration(f"{axis}/{option}", [], run_mode=RunMode.RUN)
-    return OmegaConf.select(loaded, f"{axis}.name")
 
 
 def _typed(config: DictConfig) -> list[str]:

@@ -16,6 +16,7 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ConfigDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
@@ -72,9 +73,8 @@ class _Repository(ConfigRepository):
         self.asked: set[str] = set()
 
     def __deepcopy__(self, memo: dict) -> "_Repository":
-        return copy.copy(
-            self
-        )  # Hydra copies it for every composition, which may change the sources but not what is read
+        # Hydra copies it for every composition, which may change the sources but not what is read
+        return copy.copy(self)
 
     def initialize_sources(self, config_search_path: Any) -> None:
         super().initialize_sources(config_search_path)
@@ -189,6 +189,14 @@ class Composer:
         for name in self.loader.list_groups(group):
             found += [f"{name}/{option}" for option in self.options(f"{group}/{name}")]
         return sorted(set(found))
+
+    def implementation(self, group: str, option: str) -> str | None:
+        """The `name` in an option's file, or in that of the option it builds on; no composition is needed for it."""
+        found = self.loader.repository.load_config(f"{group}/{option}")
+        if found is None or "name" in found.config:
+            return None if found is None else found.config["name"]
+        bases = [base.path for base in found.defaults_list or [] if isinstance(base, ConfigDefault)]
+        return next((name for base in bases if base != "_self_" and (name := self.implementation(group, base))), None)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The composed config, with its `hydra` node, for one job.

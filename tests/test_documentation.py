@@ -151,6 +151,8 @@ def test_an_implementation_names_its_source(axis):
     silent = []
     for name in sorted(set(AXES[axis].names()) - NOBODYS):
         implementation = AXES[axis][name]
+        if not implementation.__module__.startswith("robustrun."):
+            continue  # that of another test
         texts = (implementation.__doc__, sys.modules[implementation.__module__].__doc__)
         if not _SOURCE.search(" ".join(text or "" for text in texts)):
             silent.append(f"{axis} {name} ({implementation.__module__})")
