@@ -179,6 +179,7 @@ def _runtime(
     threads: PositiveInt | None = None,
     deterministic: bool = False,
     compile: bool = False,
+    channels_last: bool | None = None,
 ) -> None:
     """The keys of `runtime`, for checking them before anything is made."""
 

@@ -88,8 +88,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def choose_precision(name: PrecisionName, device: torch.device, *, compile: bool = False) -> Precision:
-    """`auto` is bfloat16 on CUDA and float32 elsewhere.
+def choose_precision(
+    name: PrecisionName, device: torch.device, *, compile: bool = False, channels_last: bool | None = None
+) -> Precision:
+    """`auto` is bfloat16 on CUDA and float32 elsewhere; channels lie last but in float32, if not told otherwise.
 
     Raises:
         ConfigError: the device cannot compute in that precision, or there is no compiler.
@@ -107,7 +109,9 @@ def choose_precision(name: PrecisionName, device: torch.device, *, compile: bool
         raise ConfigError("runtime.precision=float16 needs a GPU: use float32 or bfloat16 on a CPU")
     if compile and device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
         raise ConfigError("runtime.compile=true needs a C++ compiler on a CPU: install g++, or leave it out")
-    return Precision(name, device.type, channels_last=name != "float32", compiled=compile)
+    if channels_last is None:
+        channels_last = name != "float32"
+    return Precision(name, device.type, channels_last=channels_last, compiled=compile)
 
 
 @contextmanager

@@ -79,6 +79,7 @@ class Run:
         threads: int | None = None,
         deterministic: bool = False,
         compile: bool = False,
+        channels_last: bool | None = None,
         project: str = "robustrun",
         run_id: str | None = None,
         name: str | None = None,
@@ -97,7 +98,7 @@ class Run:
         with ExitStack() as stack:
             group = processes.start()
             where = choose_device(device, group.local_rank)
-            how = choose_precision(precision, where, compile=compile)
+            how = choose_precision(precision, where, compile=compile, channels_last=channels_last)
             group.on_main(lambda: stack.enter_context(locked(dir)))
             stack.enter_context(logging_to(dir / "log.txt" if group.is_main else None))
             stack.enter_context(numerics(how, threads=threads, deterministic=deterministic))

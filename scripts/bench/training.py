@@ -50,7 +50,7 @@ class Timed(Adversarial):
 EPSILON = {"mnist": 0.3, "cifar10": 8 / 255}
 
 
-def loop_seconds(name: str, steps: int, batch: int, attack_steps: int, precision: str) -> float:
+def loop_seconds(name: str, steps: int, batch: int, attack_steps: int, runtime: dict) -> float:
     """The trainer's loop, as a job runs it."""
     task = make_task(name, steps * batch)
     epsilon = EPSILON[name]
@@ -64,17 +64,17 @@ def loop_seconds(name: str, steps: int, batch: int, attack_steps: int, precision
         optimizer=Optimizer(lr=1e-3),
         schedule=Schedule(name="cyclic"),
     )
-    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), seed=0, precision=precision) as run:
+    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), seed=0, **runtime) as run:
         task.load(run)
         model = run.precision.place(make_model(name, task), run.device)
         trainer.fit(task, model, run)
         return trainer.seconds
 
 
-def bare_seconds(name: str, steps: int, batch: int, attack_steps: int, precision: str) -> float:
+def bare_seconds(name: str, steps: int, batch: int, attack_steps: int, runtime: dict) -> float:
     """The same passes on one fixed batch, and nothing else."""
     task = make_task(name, batch)
-    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), seed=0, precision=precision) as run:
+    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder), seed=0, **runtime) as run:
         task.load(run)
         model = run.precision.place(make_model(name, task), run.device).train()
         fixed: Batch = next(iter(task.loader("train", batch, run).epoch(0)))
@@ -96,7 +96,7 @@ def bare_seconds(name: str, steps: int, batch: int, attack_steps: int, precision
         return clock() - start
 
 
-def plain_seconds(name: str, steps: int, batch: int, attack_steps: int, precision: str) -> float:
+def plain_seconds(name: str, steps: int, batch: int, attack_steps: int, runtime: dict) -> float:
     """The obvious loop: a per-image torchvision loader, parameter gradients everywhere, `.item()` a step."""
     from torch.utils.data import DataLoader, Dataset
 
@@ -150,15 +150,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--attack-steps", type=int, default=1)
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--channels-last", action="store_true", help="runtime.channels_last=true")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    work = (arguments.task, arguments.steps, arguments.batch, arguments.attack_steps, arguments.precision)
+    runtime = {"precision": arguments.precision, "channels_last": arguments.channels_last or None}
+    work = (arguments.task, arguments.steps, arguments.batch, arguments.attack_steps, runtime)
     kinds = {"bare passes": bare_seconds, "robustrun": loop_seconds, "plain loop": plain_seconds}
     for function in kinds.values():
         function(arguments.task, 2, *work[2:])  # warm up
     rounds = [{kind: function(*work) for kind, function in kinds.items()} for _ in range(arguments.rounds)]
     times = {kind: [seconds[kind] for seconds in rounds] for kind in kinds}
-    title = f"{work}, torch {torch.__version__}, {torch.get_num_threads()} threads, {clock_name()} time"
+    title = f"{vars(arguments)}, torch {torch.__version__}, {torch.get_num_threads()} threads, {clock_name()} time"
     table = Table(title=title, title_justify="left")
     for column in ("loop", "images/s (median)", "bare / loop", "plain / loop"):
         table.add_column(column)
@@ -169,7 +171,8 @@ def main() -> None:
         images = arguments.steps * arguments.batch / seconds
         table.add_row(kind, f"{images:,.0f}", f"{share:.3f}", f"{speed_up:.2f}")
     Console().print(table)
-    name = f"{arguments.task} training, PGD-{arguments.attack_steps}, {arguments.precision}"
+    layout = ", channels last" if arguments.channels_last else ""
+    name = f"{arguments.task} training, PGD-{arguments.attack_steps}, {arguments.precision}{layout}"
     shares = ratios(times["bare passes"], times["robustrun"])
     claim(f"{name}: bare passes' share of the loop", shares, at_least=0.9, unit="")
     if arguments.task == "cifar10":

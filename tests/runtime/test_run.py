@@ -161,7 +161,9 @@ def test_precision_that_a_cpu_has_not(name):
 def test_precision_of_the_cpu():
     exact = choose_precision("auto", torch.device("cpu"))
     assert (exact.name, exact.dtype, exact.channels_last) == ("float32", torch.float32, False)
+    assert choose_precision("float32", torch.device("cpu"), channels_last=True).channels_last
     half = choose_precision("bfloat16", torch.device("cpu"))
+    assert half.channels_last
     layer, inputs = nn.Linear(4, 4), torch.ones(2, 4)
     with exact.autocast():
         assert layer(inputs).dtype is torch.float32
