@@ -177,16 +177,20 @@ def _show(outcomes: Sequence, finished: set) -> int:
         Result.read(outcome.job.directory / "result.json") if outcome.error is None and outcome.job.finished else None
         for outcome in outcomes
     ]
-    if len(outcomes) > 1:
-        labels = _labels([outcome.job for outcome in outcomes])
-        title = ", ".join(dict.fromkeys(outcome.job.exp for outcome in outcomes))
-        screen.print(summary.comparison(list(zip(labels, results, strict=True)), title))
-        done = zip(labels, outcomes, results, strict=True)
-        drawn = overlay.write({label: outcome.job.directory for label, outcome, result in done if result is not None})
+    for group in _together(list(zip(outcomes, results, strict=True))):
+        jobs, found = [outcome.job for outcome, _ in group], [result for _, result in group]
+        if len(group) == 1:
+            if found[0] is not None:
+                screen.print(summary.single(found[0], jobs[0].title))
+            continue
+        labels = _labels(jobs)
+        screen.print(
+            summary.comparison(list(zip(labels, found, strict=True)), ", ".join(dict.fromkeys(j.exp for j in jobs)))
+        )
+        done = zip(labels, jobs, found, strict=True)
+        drawn = overlay.write({label: job.directory for label, job, result in done if result is not None})
         if drawn is not None:
             screen.print(f"figures of all rows: {drawn}", style="dim", highlight=False, soft_wrap=True)
-    elif results and results[0] is not None:
-        screen.print(summary.single(results[0], outcomes[0].job.title))
     for outcome in outcomes:
         note = " (complete already; rerun=true repeats it)" if outcome.job.directory in finished else ""
         if outcome.error is None:
@@ -197,6 +201,14 @@ def _show(outcomes: Sequence, finished: set) -> int:
         if outcome.error is not None
     ]
     return codes[0] if codes and len(set(codes)) == 1 else min(codes, default=0)
+
+
+def _together(pairs: list[tuple]) -> list[list[tuple]]:
+    """(outcome, result) that one table compares: all of them, or those of an experiment where one has several jobs."""
+    groups: dict[str, list[tuple]] = {}
+    for outcome, result in pairs:
+        groups.setdefault(outcome.job.exp, []).append((outcome, result))
+    return list(groups.values()) if any(len(group) > 1 for group in groups.values()) else [pairs] if pairs else []
 
 
 def _labels(jobs: Sequence) -> list[str]:

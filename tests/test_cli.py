@@ -7,11 +7,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from robustrun.cli import _together
+
 DIGITS = ("task=digits", "model=mnist_cnn", "trainer=fgsm", "certifier=pgd", "threat.epsilon=0.1")
 SMALL = ("trainer.epochs=12", "certifier.steps=5", "certifier.restarts=2", "certifier.batch_size=40")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "tables"),
+    [("", []), ("a", ["a"]), ("abc", ["abc"]), ("aaa", ["aaa"]), ("aabcc", ["aa", "b", "cc"])],
+    ids=str,
+)
+def test_a_table_compares_an_experiments_rows_or_experiments_of_one_job_each(jobs, tables):
+    pairs = [(SimpleNamespace(job=SimpleNamespace(exp=exp)), None) for exp in jobs]
+    assert [[outcome.job.exp for outcome, _ in group] for group in _together(pairs)] == [list(t) for t in tables]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.console import Group
 from rich.table import Table
 
 from robustrun.report.results import Result
@@ -23,14 +24,28 @@ def single(result: Result, title: str) -> Table:
 FEW = 6  # more columns than this do not fit side by side
 
 
-def comparison(results: Sequence[tuple[str, Result | None]], title: str) -> Table:
-    """Each job's metrics: one line a job where they are few, else one column a job. Nothing is cut short."""
+def comparison(results: Sequence[tuple[str, Result | None]], title: str) -> Group:
+    """Each job's metrics: one line a job where they are few, else one column a job, so many side by side as fit."""
     names = list(dict.fromkeys(name for _, result in results if result for name in shown(result)))
-    lines = [[label, *_cells(result, names)] for label, result in results]
     heads = ["row", *(name.replace("_", " ") for name in names), "train seconds"]
-    if len(names) > FEW:
-        heads, *lines = zip(heads, *lines, strict=True)
-    table = Table(title=title, title_justify="left")
+    lines = [[label, *_cells(result, names)] for label, result in results]
+    if len(names) <= FEW:
+        return Group(_table(title, heads, lines))
+    tables = [
+        _table("" if start else title, *_turned(heads, lines[start : start + FEW]))
+        for start in range(0, len(lines), FEW)
+    ]
+    return Group(*tables)
+
+
+def _turned(heads: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    heads, *lines = (list(column) for column in zip(heads, *lines, strict=True))
+    return heads, lines
+
+
+def _table(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """Nothing in it is cut short."""
+    table = Table(title=title or None, title_justify="left")
     for index, head in enumerate(heads):
         table.add_column(head, justify="right" if index else "left", overflow="fold")
     for line in lines:

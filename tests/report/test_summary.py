@@ -29,6 +29,13 @@ def test_a_comparison_is_readable_however_many_metrics(metrics):
     assert "x low" not in text, "the ends of an interval are shown with their metric"
 
 
+def test_many_jobs_of_many_metrics_stand_below_each_other():
+    rows = [(f"job {number}", result(14)) for number in range(40)]
+    lines = printed(summary.comparison(rows, "title"), width=120).splitlines()
+    assert sum("1.234e-05" in line for line in lines) == 7, "six jobs side by side at most"
+    assert all(any(label in line for line in lines) for label, _ in rows), "no label is broken"
+
+
 def test_one_job_stands_beside_the_paper():
     job = result(1).model_copy(update={"paper_metrics": {"x": 0.55}})
     text = printed(summary.single(job, "title"), width=80)
