@@ -195,11 +195,14 @@ def _show(outcomes: Sequence, finished: set) -> int:
         note = " (complete already; rerun=true repeats it)" if outcome.job.directory in finished else ""
         if outcome.error is None:
             screen.print(f"{outcome.job.directory}{note}", style="dim", highlight=False, soft_wrap=True)
-    codes = [
-        report_error(outcome.error, f"robustrun: {outcome.job.title}: " if len(outcomes) > 1 else "robustrun: ")
-        for outcome in outcomes
-        if outcome.error is not None
-    ]
+    failed: dict[str, list] = {}  # a sentence that many jobs end in is said once
+    for outcome in outcomes:
+        if outcome.error is not None:
+            failed.setdefault(f"{type(outcome.error).__name__}: {outcome.error}", []).append(outcome)
+    codes = []
+    for those in failed.values():
+        title = those[0].job.title if len(those) == 1 else f"{those[0].job.title} and {len(those) - 1} more"
+        codes.append(report_error(those[0].error, f"robustrun: {title}: " if len(outcomes) > 1 else "robustrun: "))
     return codes[0] if codes and len(set(codes)) == 1 else min(codes, default=0)
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from robustrun.cli import _together
+from robustrun.cli import _together, run
 
 DIGITS = ("task=digits", "model=mnist_cnn", "trainer=fgsm", "certifier=pgd", "threat.epsilon=0.1")
 SMALL = ("trainer.epochs=12", "certifier.steps=5", "certifier.restarts=2", "certifier.batch_size=40")
@@ -25,6 +25,13 @@ SMALL = ("trainer.epochs=12", "certifier.steps=5", "certifier.restarts=2", "cert
 def test_a_table_compares_an_experiments_rows_or_experiments_of_one_job_each(jobs, tables):
     pairs = [(SimpleNamespace(job=SimpleNamespace(exp=exp)), None) for exp in jobs]
     assert [[outcome.job.exp for outcome, _ in group] for group in _together(pairs)] == [list(t) for t in tables]
+
+
+def test_what_many_jobs_end_in_is_said_once(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("ROBUSTRUN_OUTPUTS", str(tmp_path))
+    assert run(["-m", *DIGITS, "trainer=load", "trainer.path=nowhere.pt", "seed=0,1,2"]) == 3
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "nowhere.pt" in line]
+    assert line.startswith("robustrun: adhoc and 2 more: ")
 
 
 @pytest.fixture
