@@ -28,6 +28,7 @@ def page(views: Sequence[TableView], runs: Sequence[Found], left_out: int = 0) -
     style, script = (here / "page.css").read_text(), (here / "page.js").read_text()
     done = sum(view.done for view in views)
     total = sum(len(view.rows) for view in views)
+    views = sorted(views, key=lambda view: not view.started)  # what there is to see comes first
     tables = "".join(_table(view, anchors) for view in views)
     details = "".join(_run(run, anchors[run.path]) for run in runs)
     together = "".join(_together(title, rows) for title, rows in overlay.comparisons(runs).items())
@@ -87,13 +88,16 @@ def _table(view: TableView, anchors: Mapping[Path, str]) -> str:
     notes = "".join(f"<li>{escape(row.row.label)}: {escape(row.row.note)}</li>" for row in view.rows if row.row.note)
     remark = f'<p class="remark">{escape(view.remark)}</p>' if view.remark else ""
     name = _anchor(view.name)
+    unrun = f"<details class='unrun'><summary>{len(view.rows)} rows, none run yet</summary>"
+    fold, unfold = ("", "") if view.started else (unrun, "</details>")
     return (
         f'<section class="table" id="{name}" aria-labelledby="{name}-title">'
         f'<h3 id="{name}-title">{escape(view.name)}</h3><p>{escape(view.table.caption)} '
         f"<cite>({escape(view.table.source)})</cite></p>{remark}"
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(view.name)}, scrollable">'
+        f'{fold}<div class="scroll" tabindex="0" role="region" aria-label="{escape(view.name)}, scrollable">'
         f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         + (f"<ul class='notes'>{notes}</ul>" if notes else "")
+        + unfold
         + (svg.draw(figure) if figure else "")
         + _overlaid({row.row.label: row.runs[0].path.parent for row in view.rows if row.runs})
         + "</section>"

@@ -50,16 +50,18 @@ function apply() {
     shown += left;
   }
   for (const run of runs) run.hidden = !fits(run);
+  for (const fold of document.querySelectorAll("details.unrun")) fold.open = words.length > 0 || status.value !== "";
   document.getElementById("count").textContent = shown === all ? "" : `${shown} of ${all} rows`;
 }
 filter.addEventListener("input", apply);
 status.addEventListener("change", apply);
 filter.form.addEventListener("submit", (event) => event.preventDefault());
 
-// A link to a run opens it.
+// A link to a run, or to a table that is folded away, opens it.
 function open() {
   const target = location.hash && document.getElementById(location.hash.slice(1));
-  if (target && target.tagName === "DETAILS") target.open = true;
+  const fold = target && (target.tagName === "DETAILS" ? target : target.querySelector("details.unrun"));
+  if (fold) fold.open = true;
 }
 addEventListener("hashchange", open);
 open();

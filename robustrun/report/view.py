@@ -59,6 +59,11 @@ class TableView:
         """How many rows are done."""
         return sum(row.status == "done" for row in self.rows)
 
+    @property
+    def started(self) -> bool:
+        """Whether anything was run for it, or something is wrong with it."""
+        return any(row.runs or row.error for row in self.rows)
+
     def has_paper(self, metric: str) -> bool:
         """Whether the paper reports the metric at all, known to us or not."""
         return any(metric in row.row.paper for row in self.rows)

@@ -69,6 +69,24 @@ def in_browser(page: Path, script: str, *options: str) -> object:
     return json.loads(html.unescape(re.search("RESULT(.*)END", done.stdout, re.DOTALL).group(1)))
 
 
+def test_tables_of_which_nothing_was_run_come_last_and_folded(tmp_path):
+    def table(name, run):
+        rows = [row_view(id_, row, TABLE.columns, [found(0.9)] if run else []) for id_, row in TABLE.rows.items()]
+        return TableView(name, TABLE, rows)
+
+    path = tmp_path / "report.html"
+    path.write_text(report.page([table("toy.empty", False), table("toy.full", True)], []))
+    text = path.read_text()
+    assert text.index('id="table-toy-full"') < text.index('id="table-toy-empty"') < text.index("none run yet")
+    assert text.count("none run yet") == 1
+    script = """
+    const fold = document.querySelector("details.unrun"), before = fold.open;
+    const filter = document.getElementById("filter");
+    filter.value = "toy"; filter.dispatchEvent(new Event("input"));
+    result = [before, fold.open];"""
+    assert in_browser(path, script) == [False, True]
+
+
 def test_it_is_whole_and_needs_nothing_else(page):
     text = page.read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
