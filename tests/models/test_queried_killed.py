@@ -2,9 +2,11 @@
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -25,14 +27,22 @@ SMALL = {"sigma": 0.3, "n0": N0, "n": N, "alpha": 0.05, "examples": EXAMPLES, "t
 
 
 class Slow(ClassifierServer):
-    """Takes its time, and remembers what it was asked."""
+    """Answers so many images and no more until it is allowed to, and remembers what it was asked."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self.asked = Counter()
+        self.asked, self.taken, self.allowed, self._more = Counter(), 0, math.inf, threading.Condition()
+
+    def allow(self, count):
+        """So many images from now on."""
+        with self._more:
+            self.allowed = self.taken + count
+            self._more.notify_all()
 
     def classify(self, images):
-        time.sleep(0.01 * len(images))
+        with self._more:
+            assert self._more.wait_for(lambda: self.taken + len(images) <= self.allowed, timeout=120)
+            self.taken += len(images)
         answers = super().classify(images)
         self.asked.update(images)
         return answers
@@ -83,11 +93,14 @@ def test_no_vote_is_lost_or_counted_twice(tmp_path):
     folder = tmp_path / "cut"
     log = folder / "queries" / "log.0.jsonl"
     with Slow(net, (1, 8, 8)) as server:
+        kept = []
         for count in (30, 170):  # in the first pair of examples, then in the second
+            server.allow(count - len(kept) + 60)  # requests are of several images
             kill_after(start(server.url, folder), log, count)
+            server.allow(math.inf)
+            before = server.settled()
             kept = entries(log)
             assert len(kept) < EXAMPLES * (N0 + N)
-        before = server.settled()
         last = start(server.url, folder)
         assert last.wait(timeout=120) == 0, last.stderr.read()
         last.stderr.close()
