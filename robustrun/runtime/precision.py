@@ -21,7 +21,8 @@ class Precision:
 
     `float32` is exact single precision, `tf32` lets CUDA multiply matrices with 10-bit mantissas, `bfloat16`
     and `float16` run the passes under autocast (float16 with loss scaling, see `scaler`). `compiled` networks
-    pass through torch.compile, which takes up to some minutes at first; gradients of gradients do not exist then.
+    pass through torch.compile, which takes up to some minutes at first; gradients of gradients do not exist then,
+    and a bare `nn.Sequential` is passed over, as torch does.
     """
 
     name: Literal["float32", "tf32", "bfloat16", "float16"]
@@ -91,7 +92,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 def choose_precision(
     name: PrecisionName, device: torch.device, *, compile: bool = False, channels_last: bool | None = None
 ) -> Precision:
-    """`auto` is bfloat16 on CUDA and float32 elsewhere; channels lie last but in float32, if not told otherwise.
+    """`auto` is bfloat16 on CUDA and float32 elsewhere; `channels_last=None` is false in float32, true otherwise.
 
     Raises:
         ConfigError: the device cannot compute in that precision, or there is no compiler.
