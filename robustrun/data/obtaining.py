@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from robustrun.data import catalog, formats, official, packages
 from robustrun.data.arrays import Arrays, Cache, Log, RawArrays, digest
@@ -84,14 +84,14 @@ def _obtain_into(cache: Cache, entry: Dataset, root: Path, download: bool, log: 
         return raw
 
 
-def _lock(path: Path, entry: Dataset, log: Log) -> FileLock:
+def _lock(path: Path, entry: Dataset, log: Log) -> AcquireReturnProxy:
+    """The lock, held. `with` lets go of it; `with` on the FileLock itself would hold it a second time."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=1)
+        return lock.acquire(timeout=1)
     except Timeout:
         log(f"{entry.name}: another process is obtaining it, waiting")
-        lock.acquire()
-    return lock
+        return lock.acquire()
 
 
 def _gather(entry: Dataset, root: Path, work: Path | None, offline: str | None, log: Log) -> tuple[RawArrays, str]:

