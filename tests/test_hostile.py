@@ -169,7 +169,7 @@ def test_idx_files(tmp_path, images, labels):
 @given(damaged(CSV))
 def test_csv_files(tmp_path, content):
     (tmp_path / "data.csv").write_bytes(content)
-    sensors = [Column(column=name, min=0, max=60, tol=0.01) for name in ("pressure", "position")]
+    sensors = [Column(column=name, min=0, max=60, tolerance=0.01) for name in ("pressure", "position")]
     target = Target(column="flow", max=100)
     table = Table(str(tmp_path / "data.csv"), target, sensors, None, (0.6, 0.2, 0.2), None, 0)
     try:

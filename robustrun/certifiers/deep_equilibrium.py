@@ -63,7 +63,7 @@ def _judged(model: EquilibriumNetwork, batch: Batch) -> dict[str, Tensor]:
     equation, start = model.equation(batch.inputs)
     if layer.unroll:
         z = layer(equation, start)
-        solver = replace(layer.forward_solver, max_iter=0, per_example=True)
+        solver = replace(layer.forward_solver, max_iterations=0, per_example=True)
         found = solver.solve(equation, z)  # looks only
         iterations = torch.full_like(found.iterations, layer.unroll)
     else:

@@ -54,7 +54,7 @@ class Equilibrium(Examplewise):
     Args:
         batch_size: examples at a time.
         radii: at which certified accuracy is reported.
-        certificate_tol: relative change at which the solve behind a certificate stops.
+        certificate_rtol: relative change at which the solve behind a certificate stops.
         study: comparison of both splittings over step lengths.
         common: see `Examplewise`.
     """
@@ -64,12 +64,12 @@ class Equilibrium(Examplewise):
         *,
         batch_size: PositiveInt = 400,
         radii: tuple[Positive, ...] = (0.05, 0.1, 0.2, 0.3, 0.5),
-        certificate_tol: Positive = 1e-6,
+        certificate_rtol: Positive = 1e-6,
         study: Study = Study(),  # noqa: B008
         **common,
     ):
         super().__init__(batch_size=batch_size, **common)
-        self.radii, self.certificate_tol, self.study = radii, certificate_tol, study
+        self.radii, self.certificate_rtol, self.study = radii, certificate_rtol, study
 
     def certify(self, task: ClassificationTask, fitted: Fitted[EquilibriumClassifier], run: Run) -> Report:
         model = fitted.at(self.state)
@@ -100,7 +100,7 @@ class Equilibrium(Examplewise):
             return {"certified": nothing > 0, "radius": nothing, "error_bound": nothing + math.inf}
         layer = exact.layer
         bias = layer.bias(exact.embed(batch.inputs.double()))
-        settings = replace(layer.settings, method="peaceman_rachford", tol=self.certificate_tol, per_example=True)
+        settings = replace(layer.settings, method="peaceman_rachford", rtol=self.certificate_rtol, per_example=True)
         z = solve(layer.operator, bias, layer.activation, settings, resolvent=layer.resolvent()).z
         z, error = refine(layer.operator, z, bias, layer.activation, proof.margin)
         logits = exact.readout(exact.pool(z[-1]))

@@ -56,7 +56,7 @@ def _outputs(model: EquilibriumNetwork, layer: Layer, inputs: Tensor) -> Tensor:
 def _solver(model: EquilibriumNetwork, method: str, steps: int) -> FixedPointSolver:
     own = model.layer.forward_solver
     memory = own.memory if own.method == method else None
-    return replace(own, method=method, max_iter=steps, rtol=1e-12, atol=0.0, memory=memory, per_example=True)
+    return replace(own, method=method, max_iterations=steps, rtol=1e-12, atol=0.0, memory=memory, per_example=True)
 
 
 def _forward(model: EquilibriumNetwork, batch: Batch, settings: Study):
@@ -112,7 +112,7 @@ def _accuracy_by_steps(model: EquilibriumNetwork, batch: Batch, settings: Study)
     """Accuracy if the solver may take so many steps only."""
     accuracy = []
     for steps in settings.depths:
-        layer = DeepEquilibrium(replace(model.layer.forward_solver, max_iter=steps, per_example=True))
+        layer = DeepEquilibrium(replace(model.layer.forward_solver, max_iterations=steps, per_example=True))
         accuracy.append(float((_outputs(model, layer, batch.inputs).argmax(1) == batch.targets).float().mean()))
     curve = {"at the solver's best iterate": (np.array(settings.depths), np.array(accuracy))}
     return {}, {"accuracy_by_steps": Figure("Accuracy by solver steps", "steps", "accuracy", curve)}
@@ -126,7 +126,7 @@ def _memory(model: EquilibriumNetwork, batch: Batch, settings: Study):
         with torch.enable_grad():
             return saved_bytes(model, lambda: _outputs(model, layer, few)) / len(few) / 1e6
 
-    solvers = [replace(model.layer.forward_solver, max_iter=k, rtol=0.0, atol=0.0) for k in settings.depths]
+    solvers = [replace(model.layer.forward_solver, max_iterations=k, rtol=0.0, atol=0.0) for k in settings.depths]
     layers = [DeepEquilibrium(solver) for solver in solvers]
     implicit = np.array([megabytes(layer) for layer in layers])
     workspace = np.array([layer.workspace.bytes / len(few) / 1e6 for layer in layers])
@@ -172,7 +172,7 @@ def _gradients(model: EquilibriumNetwork, batch: Batch, settings: Study):
     found = _flat(_differentiate(own, DeepEquilibrium(own.layer.forward_solver, own.layer.backward_solver), batch))
     exact = own.double()
     batch = Batch(batch.inputs.double(), batch.targets, batch.indices)
-    tight = FixedPointSolver("broyden", max_iter=200, rtol=1e-10)
+    tight = FixedPointSolver("broyden", max_iterations=200, rtol=1e-10)
     with torch.no_grad():
         equation, start = exact.equation(batch.inputs)
     z = tight.solve(equation, start).z

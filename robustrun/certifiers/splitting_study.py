@@ -22,20 +22,20 @@ class Study(BaseModel):
 
     examples: NonNegativeInt = 128
     alphas: tuple[Positive, ...] = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
-    iterations: PositiveInt = 250
-    tol: Positive = 1e-5
+    max_iterations: PositiveInt = 250
+    rtol: Positive = 1e-5
 
 
 def residuals(layer: MonotoneLayer, bias: State, method: Method, alpha: float, study: Study) -> np.ndarray:
-    """The batch's mean of |z - sigma(W z + b)| / |z| after each iteration; shorter where it got below `tol`."""
+    """The batch's mean of |z - sigma(W z + b)| / |z| after each iteration; shorter where it got below `rtol`."""
     recorded: list[float] = []
     operator, activation = layer.operator.fixed(), layer.activation
 
     def watch(z: State) -> bool:
         recorded.append(float(residual(operator, z, bias, activation).mean()))
-        return recorded[-1] <= study.tol
+        return recorded[-1] <= study.rtol
 
-    settings = Splitting(method=method, alpha=alpha, tol=0.0, max_iter=study.iterations)
+    settings = Splitting(method=method, alpha=alpha, rtol=0.0, max_iterations=study.max_iterations)
     solve(layer.operator, bias, activation, settings, watch=watch)
     return np.array(recorded)
 
@@ -53,7 +53,7 @@ def compare(layer: MonotoneLayer, bias: State, study: Study, run: Run) -> tuple[
             series, counts = {}, []
             for alpha in study.alphas:
                 trace = residuals(layer, bias, method, alpha, study)
-                counts.append(len(trace) if trace[-1] <= study.tol else math.inf)
+                counts.append(len(trace) if trace[-1] <= study.rtol else math.inf)
                 series[f"alpha = {alpha:g}"] = (
                     np.arange(1, len(trace) + 1),
                     np.where(np.isfinite(trace), trace, np.nan),
@@ -65,6 +65,6 @@ def compare(layer: MonotoneLayer, bias: State, study: Study, run: Run) -> tuple[
             metrics[f"{method}_converged"] = float(np.isfinite(counts).mean())
             shown[method] = Figure(f"{name}: residual", "iteration", "relative residual", series, yscale="log")
             needed[name] = (alphas, np.where(np.isfinite(counts), counts, np.nan))
-    title = f"Iterations to a residual of {study.tol:g}"
+    title = f"Iterations to a residual of {study.rtol:g}"
     shown["iterations"] = Figure(title, "alpha", "iterations", needed, xscale="log", yscale="log")
     return metrics, shown

@@ -35,8 +35,8 @@ class Solver(BaseModel):
 
     method: Method = "peaceman_rachford"
     alpha: Positive = 1.0  # step length to begin with; training may tune it
-    tol: Positive = 1e-2  # largest relative change of an iteration at which it stops
-    max_iter: PositiveInt = 300
+    rtol: Positive = 1e-2  # largest relative change of an iteration at which it stops
+    max_iterations: PositiveInt = 300
     per_example: bool = False  # each example stops on its own, or one norm over the batch decides
 
     def build(self) -> Splitting:

@@ -23,7 +23,7 @@ class Solver(BaseModel):
 
     def build(self, steps: int) -> FixedPointSolver:
         """The solver of these settings, of at most so many steps."""
-        return FixedPointSolver(self.name, max_iter=steps, **self.model_dump(exclude={"name"}))
+        return FixedPointSolver(self.name, max_iterations=steps, **self.model_dump(exclude={"name"}))
 
 
 class GradientSettings(BaseModel):

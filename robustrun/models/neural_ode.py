@@ -48,8 +48,8 @@ class NeuralODE(ODEClassifier):
         filters: hidden channels of f.
         augment: channels of zeros appended to x (augmented neural ODE).
         time_dependent: whether f sees t.
-        method: of the solver; rk4 takes `steps` equal steps, the others choose theirs by `tol`.
-        tol: relative and absolute tolerance of an adaptive solver.
+        method: of the solver; rk4 takes `steps` equal steps, the others choose theirs by `tolerance`.
+        tolerance: relative and absolute tolerance of an adaptive solver.
         max_steps: of an adaptive solver, in one pass; more counts as divergence.
         steps: of rk4.
 
@@ -66,14 +66,14 @@ class NeuralODE(ODEClassifier):
         augment: NonNegativeInt = 0,
         time_dependent: bool = False,
         method: Literal["dopri5", "dopri8", "bosh3", "adaptive_heun", "rk4"] = "dopri5",
-        tol: Positive = 1e-3,
+        tolerance: Positive = 1e-3,
         max_steps: PositiveInt = 1000,
         steps: PositiveInt = 5,
     ):
         super().__init__()
         _solver()
         channels, height, width = image_shape(spec)
-        self.augment, self.method, self.tol = augment, method, tol
+        self.augment, self.method, self.tolerance = augment, method, tolerance
         self.options = {"max_num_steps": max_steps} if method in _ADAPTIVE else {"step_size": 1 / steps}
         self.derivative = _Derivative(channels + augment, filters, time_dependent)
         self.readout = nn.Linear((channels + augment) * height * width, spec.classes)
@@ -90,8 +90,8 @@ class NeuralODE(ODEClassifier):
                     self.derivative,
                     z,
                     times,
-                    rtol=self.tol,
-                    atol=self.tol,
+                    rtol=self.tolerance,
+                    atol=self.tolerance,
                     method=self.method,
                     options=dict(self.options),
                     adjoint_options=dict(self.options),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from robustrun.errors import ConfigError, DataError
 from robustrun.numbers import NonNegative, Number, Positive, Probability
 
-_EXAMPLE = "'task.columns=[{column: p_rail, unit: bar, min: 200, max: 2000, tol: 0.01}]'"
+_EXAMPLE = "'task.columns=[{column: p_rail, unit: bar, min: 200, max: 2000, tolerance: 0.01}]'"
 _SPLITS = ("train", "valid", "test")
 # more readings than this outside [min, max] look like a wrong unit rather than like outliers
 _OUTSIDE = 0.05
@@ -19,8 +19,8 @@ _OUTSIDE = 0.05
 class Column(BaseModel):
     """A sensor: its column, unit, range and tolerance.
 
-    The tolerance is the sum of `tol` (a fraction of max - min), `tol_abs` (in the unit) and `tol_relative` (a
-    fraction of the reading); at least one must be given.
+    Its tolerance is the sum of `tolerance` (a fraction of max - min), `tolerance_absolute` (in the unit) and
+    `tolerance_relative` (a fraction of the reading); at least one must be given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,16 +29,18 @@ class Column(BaseModel):
     unit: str = ""
     min: Number
     max: Number
-    tol: NonNegative | None = None
-    tol_abs: NonNegative | None = None
-    tol_relative: NonNegative = 0.0
+    tolerance: NonNegative | None = None
+    tolerance_absolute: NonNegative | None = None
+    tolerance_relative: NonNegative = 0.0
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "Column":
         if self.min >= self.max:
             raise ValueError(f"the sensor '{self.column}' has min {self.min:g}, which is not below max {self.max:g}")
-        if self.tol is None and self.tol_abs is None and "tol_relative" not in self.model_fields_set:
-            raise ValueError(f"the sensor '{self.column}' has no tolerance: give tol, tol_abs or tol_relative")
+        if self.tolerance is self.tolerance_absolute is None and "tolerance_relative" not in self.model_fields_set:
+            raise ValueError(
+                f"the sensor '{self.column}' has no tolerance: give tolerance, tolerance_absolute or tolerance_relative"
+            )
         return self
 
     @property
@@ -49,7 +51,7 @@ class Column(BaseModel):
     @property
     def fixed(self) -> float:
         """The part of the tolerance that does not depend on the reading, scaled by the range."""
-        return (self.tol or 0.0) + (self.tol_abs or 0.0) / (self.max - self.min)
+        return (self.tolerance or 0.0) + (self.tolerance_absolute or 0.0) / (self.max - self.min)
 
 
 class Target(BaseModel):

@@ -180,7 +180,7 @@ class SensorCSV(Sensors):
 
     def tolerance(self, inputs: Tensor) -> Tensor:
         fixed = super().tolerance(inputs)
-        relative = [c.tol_relative for c in self._table.columns]
+        relative = [c.tolerance_relative for c in self._table.columns]
         if not any(relative):
             return fixed
         # a fraction of the reading itself: |x (max - min) + min| in scaled units

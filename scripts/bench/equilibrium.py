@@ -99,7 +99,7 @@ def growth(network: nn.Module, inputs: Tensor, labels: Tensor) -> list[float]:
     """Peak memory of the process in MB after steps of 4 and of 16 iterations forward and backward."""
     peaks, before = [], network.layer.settings
     for iterations in (4, 16):
-        network.layer.settings = Splitting(tol=0.0, max_iter=iterations)
+        network.layer.settings = Splitting(rtol=0.0, max_iterations=iterations)
         step = stepper(network, inputs, labels)
         step(), step()  # the first one's peak depends on what was freed before it
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

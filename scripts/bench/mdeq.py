@@ -64,7 +64,7 @@ def paired(ours: Callable[[], float], theirs: Callable[[], float], repeats: int)
 
 
 def forward(equation: Equation, start: Tensor, case: Case, repeats: int) -> None:
-    solver = FixedPointSolver(case.method, max_iter=case.steps, rtol=case.rtol)
+    solver = FixedPointSolver(case.method, max_iterations=case.steps, rtol=case.rtol)
     layer = DeepEquilibrium(solver)  # for its workspace, which a training step finds there as well
     solve = get_solver(THEIRS[case.method])
     reached: dict[str, float] = {}
@@ -89,8 +89,8 @@ def forward(equation: Equation, start: Tensor, case: Case, repeats: int) -> None
 
 def backward(equation: Equation, start: Tensor, case: Case, repeats: int) -> None:
     """The backward pass alone: the linear solve and the gradients of injections and weights."""
-    forwards = FixedPointSolver("broyden", max_iter=18, rtol=0.0)
-    layer = DeepEquilibrium(forwards, FixedPointSolver(case.method, max_iter=case.steps, rtol=case.rtol))
+    forwards = FixedPointSolver("broyden", max_iterations=18, rtol=0.0)
+    layer = DeepEquilibrium(forwards, FixedPointSolver(case.method, max_iterations=case.steps, rtol=case.rtol))
     deq = torchdeq.get_deq(
         f_solver="broyden", f_max_iter=18, f_tol=0.0, b_solver=THEIRS[case.method], b_max_iter=steps_of(case),
         b_tol=case.rtol, b_stop_mode="rel", f_stop_mode="rel", ift=True,

@@ -10,7 +10,7 @@ from robustrun.methods.equilibrium import MonotoneLayer, certified_radius, refin
 from robustrun.models.equilibrium import MonotoneConv, MonotoneFC, MonotoneMultiTier, Solver, UnconstrainedFC
 from robustrun.roles import Batch, ClassificationSpec, ClassificationTask, Fitted
 
-STUDY = Study(examples=10, alphas=(1.0, 0.5), iterations=100)
+STUDY = Study(examples=10, alphas=(1.0, 0.5), max_iterations=100)
 SPEC = ClassificationSpec(input_shape=(1, 4, 4), classes=3)
 
 
@@ -52,7 +52,7 @@ def certify(model, run, **options):
 
 def exact(model, x):
     """Logits of the network at its exact equilibrium."""
-    model.layer.settings = Solver(tol=1e-11, max_iter=5000).build()
+    model.layer.settings = Solver(rtol=1e-11, max_iterations=5000).build()
     return model(x)
 
 
@@ -92,7 +92,7 @@ def test_several_resolutions_are_proved_and_studied_like_one(run):
 
 
 def test_a_solver_that_is_stopped_too_early_did_not_converge(run):
-    report = certify(fully_connected(solver=Solver(tol=1e-9, max_iter=3)), run)
+    report = certify(fully_connected(solver=Solver(rtol=1e-9, max_iterations=3)), run)
     assert report.metrics["converged"] == 0.0
     assert (report.examples["iterations"] == 3).all()
 
@@ -101,7 +101,7 @@ def test_forward_backward_fails_on_long_steps(run):
     model = fully_connected()
     with torch.no_grad():
         model.layer.operator.B.mul_(5)
-    study = Study(examples=10, alphas=(1.0, 0.5), iterations=250)
+    study = Study(examples=10, alphas=(1.0, 0.5), max_iterations=250)
     report = certify(model, run, study=study)
     assert report.metrics["peaceman_rachford_converged"] == 1.0
     assert report.metrics["forward_backward_converged"] == 0.0
@@ -159,8 +159,8 @@ def test_the_bound_on_an_approximate_equilibrium_holds(iterations):
     model = fully_connected().double()
     layer: MonotoneLayer = model.layer
     bias = layer.bias(torch.randn(50, 16, dtype=torch.float64))
-    z = solve(layer.operator, bias, relu, Solver(tol=1e-15, max_iter=iterations).build()).z
-    truth = solve(layer.operator, bias, relu, Solver(tol=1e-15, max_iter=5000).build()).z[0]
+    z = solve(layer.operator, bias, relu, Solver(rtol=1e-15, max_iterations=iterations).build()).z
+    truth = solve(layer.operator, bias, relu, Solver(rtol=1e-15, max_iterations=5000).build()).z[0]
     f, error = refine(layer.operator, z, bias, relu, Proof.of(model).margin)
     actual = (f[0] - truth).norm(dim=1)
     assert (actual <= error + 1e-12).all()

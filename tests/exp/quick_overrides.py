@@ -71,7 +71,7 @@ QUICK = {
         "trainer.epochs=1",
         "certifier.examples=50",
         "certifier.study.examples=16",
-        "certifier.study.iterations=50",
+        "certifier.study.max_iterations=50",
     ],
     "quick/mdeq": [
         "task.limit=320",

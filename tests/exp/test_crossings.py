@@ -78,7 +78,7 @@ SMALL = {
             "examples": 6, "study.examples": 4, "study.steps": 4, "study.depths": "[1,2]",
             "study.gradient_examples": 2, "study.gradient_layers": "[1,2]"}),
         "equilibrium": ("equilibrium", {
-            "examples": 6, "study.examples": 4, "study.alphas": "[1.0,0.5]", "study.iterations": 20}),
+            "examples": 6, "study.examples": 4, "study.alphas": "[1.0,0.5]", "study.max_iterations": 20}),
         "label_flip": ("label_flip", {"examples": 6}),
         "label_flip_attack": ("label_flip_attack", {"examples": 6, "components": 3}),
         "label_flip_sampling": ("label_flip_sampling", {"examples": 6, "samples": 20}),

@@ -19,13 +19,13 @@ CIFAR = ClassificationSpec(
     input_shape=(3, 32, 32), classes=10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
 )
 SMALL = ClassificationSpec(input_shape=(1, 6, 6), classes=3)
-TIGHT = Solver(tol=1e-7)
+TIGHT = Solver(rtol=1e-7)
 MAKERS = {
     "fc": lambda: MonotoneFC(SMALL, features=5, solver=TIGHT),
     "conv": lambda: MonotoneConv(SMALL, channels=3, solver=TIGHT),
     "multi": lambda: MonotoneMultiTier(SMALL, channels=(2, 3), solver=TIGHT),
     "free": lambda: UnconstrainedFC(SMALL, features=5, solver=TIGHT),
-    "free multi": lambda: UnconstrainedMultiTier(SMALL, channels=(2, 3), solver=Solver(method="broyden", tol=1e-7)),
+    "free multi": lambda: UnconstrainedMultiTier(SMALL, channels=(2, 3), solver=Solver(method="broyden", rtol=1e-7)),
 }
 
 
@@ -58,7 +58,7 @@ def test_parameter_counts_are_the_papers(build, count):
 def test_gradients_are_those_of_finite_differences(name):
     model = make(name).double()
     method = "anderson" if name == "free multi" else "peaceman_rachford"
-    model.layer.settings = Solver(method=method, tol=1e-13, max_iter=2000).build()
+    model.layer.settings = Solver(method=method, rtol=1e-13, max_iterations=2000).build()
     x = torch.rand(4, 1, 6, 6, dtype=torch.float64)
     loss = model(x).square().sum()
     loss.backward()
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_finite_differences(name):
 @pytest.mark.parametrize("name", ["fc", "conv", "multi"])
 def test_a_tuned_step_length_is_kept_with_the_weights(name):
     model, other = make(name), make(name)
-    model.layer.settings = Solver(tol=1e-2, alpha=4.0).build()
+    model.layer.settings = Solver(rtol=1e-2, alpha=4.0).build()
     model.tune(torch.rand(8, 1, 6, 6))
     assert model.layer.settings.alpha != 4.0
     other.load_state_dict(model.state_dict())

@@ -135,10 +135,10 @@ def test_the_initialisation_is_the_papers_codes():
 def test_the_equilibrium_is_one_and_all_solvers_find_it(method):
     model, x = tiny().eval(), images()
     equation, start = model.equation(x)
-    found = FixedPointSolver(method, max_iter=400, rtol=1e-12).solve(equation, start)
+    found = FixedPointSolver(method, max_iterations=400, rtol=1e-12).solve(equation, start)
     assert found.converged.all()
     assert found.absolute.max() < 1e-10 * start.shape[1]
-    other = FixedPointSolver("broyden", max_iter=300, rtol=1e-13).solve(equation, start)
+    other = FixedPointSolver("broyden", max_iterations=300, rtol=1e-13).solve(equation, start)
     torch.testing.assert_close(found.z, other.z, rtol=0, atol=1e-8)
 
 

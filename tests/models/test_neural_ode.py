@@ -35,7 +35,7 @@ def test_parameter_counts_are_the_papers(spec, filters, augment, time, count):
 
 def make(**options):
     torch.manual_seed(0)
-    return NeuralODE(SMALL, filters=3, **{"tol": 1e-9} | options).double()
+    return NeuralODE(SMALL, filters=3, **{"tolerance": 1e-9} | options).double()
 
 
 def test_a_linear_equation_has_its_exponential():

@@ -76,8 +76,8 @@ def test_percentiles_and_rows_kept(run, tmp_path, monkeypatch):
 
 
 COLUMNS = [
-    Column(column="a", unit="bar", min=0, max=100, tol=0.02, tol_abs=1.0),
-    Column(column="b", unit="C", min=-50, max=50, tol_relative=0.1),
+    Column(column="a", unit="bar", min=0, max=100, tolerance=0.02, tolerance_absolute=1.0),
+    Column(column="b", unit="C", min=-50, max=50, tolerance_relative=0.1),
 ]
 TARGET = Target(column="q", unit="mm3", max=10.0)
 
@@ -143,7 +143,7 @@ def test_simulator_through_a_file_is_the_same(run, tmp_path, monkeypatch):
     ]
     names = [f"s{j}" for j in range(21)]
     columns = [
-        Column(column=n, min=0, max=1, tol=float(t)) for n, t in zip(names, direct.fixed_tolerance(), strict=True)
+        Column(column=n, min=0, max=1, tolerance=float(t)) for n, t in zip(names, direct.fixed_tolerance(), strict=True)
     ]
     path = _file(tmp_path, rows, (*names, "q", "part"))
     task = _load(run, path, columns=columns, target=Target(column="q", max=1.0), split_column="part")
@@ -178,7 +178,11 @@ def test_missing_values_duplicates_and_small_quantities_are_dropped_and_said(run
         ({"target": Target(column="mass", max=1.0)}, DataError, "no column 'mass'; it has a, b, q"),
         ({"target": Target(column="q", max=0.01)}, DataError, "another unit"),
         ({"target": Target(column="q", max=1e4)}, DataError, "another unit"),
-        ({"columns": [COLUMNS[0], Column(column="b", min=200, max=400, tol=0.1)]}, DataError, "outside its range"),
+        (
+            {"columns": [COLUMNS[0], Column(column="b", min=200, max=400, tolerance=0.1)]},
+            DataError,
+            "outside its range",
+        ),
         ({"split_column": "injector"}, DataError, "not one of train, valid, test"),
         ({"split_column": "part", "group": "injector"}, DataError, "in two splits"),
         ({"path": "nowhere.csv"}, DataError, "no file nowhere.csv"),
@@ -211,7 +215,7 @@ def test_malformed_files_are_refused(run, tmp_path, text, message):
 
 def test_sensors_need_ranges_and_tolerances():
     with pytest.raises(ValueError, match="not below max"):
-        Column(column="a", min=1, max=1, tol=0.1)
+        Column(column="a", min=1, max=1, tolerance=0.1)
     with pytest.raises(ValueError, match="no tolerance"):
         Column(column="a", min=0, max=1)
 

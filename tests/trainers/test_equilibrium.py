@@ -44,7 +44,7 @@ def test_untuned_it_keeps_its_step_length(task, run):
 
 def test_a_solver_that_leaves_the_finite_numbers_is_named(task, run):
     with pytest.raises(Diverged, match=r"step 0: .*forward_backward"):
-        train(task, run, tune=False, method="forward_backward", alpha=1e6, max_iter=2000)
+        train(task, run, tune=False, method="forward_backward", alpha=1e6, max_iterations=2000)
 
 
 def test_all_processes_take_the_first_ones_step_length(task, run, monkeypatch):
@@ -71,6 +71,6 @@ def test_a_neural_ode_learns_and_counts_its_evaluations(task, run):
 
 
 def test_a_neural_ode_whose_solver_gives_up_has_diverged(task, run):
-    model = NeuralODEModel(task.spec, filters=4, max_steps=1, tol=1e-9)
+    model = NeuralODEModel(task.spec, filters=4, max_steps=1, tolerance=1e-9)
     with pytest.raises(Diverged, match="step 0: dopri5"):
         NeuralODE(**RECIPE).fit(task, model, run)

@@ -81,7 +81,7 @@ class SolverStatistics:
 class DeepEquilibrium(nn.Module):
     """Equation -> its solution, (B, D), with gradients for the equation's inputs and weights; no parameters of its own.
 
-        layer = DeepEquilibrium(FixedPointSolver("broyden", max_iter=20))
+        layer = DeepEquilibrium(FixedPointSolver("broyden", max_iterations=20))
         z = layer(Equation.of(cell, injection), torch.zeros_like(injection))
 
     The result is f at the iterate that the solver returns, in training and in evaluation mode alike, and gradients

@@ -73,9 +73,9 @@ class FixedPointSolver:
 
     Attributes:
         method: `broyden`, `anderson`, or `picard`, the plain iteration.
-        max_iter: steps at most.
+        max_iterations: steps at most.
         rtol, atol: an example has converged where |f(z) - z| <= atol + rtol |f(z)|. With rtol = 0 the residual by which
-            the best iterate is chosen is absolute. With both 0 exactly `max_iter` steps are taken.
+            the best iterate is chosen is absolute. With both 0 exactly `max_iterations` steps are taken.
         memory: steps that Broyden keeps (all if None), images that Anderson mixes (6 if None).
         damping: of Anderson and plain iteration; 1 is none.
         ridge: of Anderson.
@@ -85,7 +85,7 @@ class FixedPointSolver:
     """
 
     method: MethodName = "broyden"
-    max_iter: int = 30
+    max_iterations: int = 30
     rtol: float = 1e-3
     atol: float = 0.0
     memory: int | None = None
@@ -109,7 +109,7 @@ class FixedPointSolver:
             return Picard(self.damping)
         if self.method == "anderson":
             return Anderson(start, self.memory or 6, workspace, self.damping, self.ridge)
-        return Broyden(start, max(1, min(self.memory or self.max_iter, self.max_iter)), workspace)
+        return Broyden(start, max(1, min(self.memory or self.max_iterations, self.max_iterations)), workspace)
 
 
 class _Run:
@@ -131,16 +131,16 @@ class _Run:
             "iterations": torch.zeros(batch, dtype=torch.int64, device=start.device),
             "converged": torch.zeros_like(self.active),
         }
-        self.trace = start.new_full((solver.max_iter + 1, batch), torch.nan)
+        self.trace = start.new_full((solver.max_iterations + 1, batch), torch.nan)
         self.rows: Tensor | None = None
 
     def result(self) -> FixedPoint:
         solver = self.solver
         every = solver.check_every or (1 if self.z.device.type == "cpu" else 4)
-        for step in range(solver.max_iter + 1):
+        for step in range(solver.max_iterations + 1):
             f = self.function(self.z)
             self._judge(f, step)
-            if step == solver.max_iter:
+            if step == solver.max_iterations:
                 break
             if step % every == 0:
                 left = int(self.active.sum())

@@ -143,10 +143,10 @@ def tune_alpha(layer: MonotoneLayer, x: Tensor, *, start: float = 1.0, floor: fl
         settings = replace(before, alpha=alpha)
         solution = solve(layer.operator, bias, layer.activation, settings)
         # A solve that leaves the finite numbers ends early, but found nothing.
-        return int(solution.iterations.max()) if solution.converged.all() else before.max_iter
+        return int(solution.iterations.max()) if solution.converged.all() else before.max_iterations
 
     alpha, least = start, count(start)
-    if least >= before.max_iter:
+    if least >= before.max_iterations:
         return before.alpha
     while alpha / 2 > floor and (iterations := count(alpha / 2)) <= least:
         alpha, least = alpha / 2, iterations

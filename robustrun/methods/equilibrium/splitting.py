@@ -62,16 +62,16 @@ class Splitting:
     Attributes:
         method: see the module; `anderson` and `broyden` are root finders for comparison (`rootfinding`).
         alpha: step length; Peaceman-Rachford converges for every one, forward-backward below 2 m / |I - W|^2.
-        tol: largest relative change of an iteration, |z' - z| / (1e-6 + |z'|), at which it stops.
-        max_iter: iterations at most.
+        rtol: largest relative change of an iteration, |z' - z| / (1e-6 + |z'|), at which it stops.
+        max_iterations: iterations at most.
         per_example: each example stops on its own and leaves the batch; otherwise one norm over the batch decides,
-            as in the paper, and the result depends (within tol) on what else is in the batch.
+            as in the paper, and the result depends (within rtol) on what else is in the batch.
     """
 
     method: Method = "peaceman_rachford"
     alpha: float = 1.0
-    tol: float = 1e-2
-    max_iter: int = 300
+    rtol: float = 1e-2
+    max_iterations: int = 300
     per_example: bool = False
 
 
@@ -210,7 +210,7 @@ def _root(function: Callable[[State], State], start: State, settings: Splitting)
     """By a root finder: its `change` is the residual, and its iterate that of the smallest one."""
     method = settings.method
     solver = FixedPointSolver(
-        method, settings.max_iter, settings.tol, memory=MEMORY[method], per_example=settings.per_example
+        method, settings.max_iterations, settings.rtol, memory=MEMORY[method], per_example=settings.per_example
     )
     z, found = find_root(function, start, solver)
     return Solution(_map(batch_last, z), found.iterations, found.residual, found.converged)
@@ -240,11 +240,11 @@ def _iterate(
     moved, before = (_map(_zero, z), _map(_zero, z)) if start is None else (linear(start), z)
     parts = [_parts(*tier) for tier in zip(tiers, z, strict=True)]
     stop, measure = (_Apart(z, settings), _squares) if settings.per_example else (_Together(z, settings), _square)
-    for iteration in range(1, settings.max_iter + 1):
+    for iteration in range(1, settings.max_iterations + 1):
         into = _map(torch.empty_like, z) if start is None and iteration == 1 else moved
         squares = [_step(local, measure, *tier) for tier in zip(parts, z, into, before, moved, *data, strict=True)]
         seen = watch is not None and watch(z)
-        if stop.after(iteration, squares, z) or seen or iteration == settings.max_iter:
+        if stop.after(iteration, squares, z) or seen or iteration == settings.max_iterations:
             break
         if (stays := stop.shrink()) is not None:
             z, into, *data = (_pick(state, stays) for state in (z, into, *data))
@@ -302,19 +302,19 @@ class _Together:
     """One norm over the whole batch decides."""
 
     def __init__(self, z: State, settings: Splitting):
-        self.tol = settings.tol
+        self.rtol = settings.rtol
 
     def after(self, iteration: int, squares: Squares, z: State) -> bool:
         self.iterations = iteration
         # The only wait for the device in an iteration.
         self.change = float(_relative(squares))
-        return not self.change > self.tol  # NaN ends it as well
+        return not self.change > self.rtol  # NaN ends it as well
 
     def shrink(self) -> None:
         return None
 
     def solution(self, z: State) -> Solution:
-        (batch, device), settled = (len(z[0]), z[0].device), self.change <= self.tol
+        (batch, device), settled = (len(z[0]), z[0].device), self.change <= self.rtol
         return Solution(
             z,
             torch.full((batch,), self.iterations, device=device),
@@ -327,7 +327,7 @@ class _Apart:
     """Each example stops on its own; finished ones leave the batch once they are a quarter of it."""
 
     def __init__(self, z: State, settings: Splitting):
-        batch, device, self.tol = len(z[0]), z[0].device, settings.tol
+        batch, device, self.rtol = len(z[0]), z[0].device, settings.rtol
         self.final = _map(torch.empty_like, z)
         self.iterations = torch.zeros(batch, dtype=torch.int64, device=device)
         self.change = torch.full((batch,), torch.inf, dtype=z[0].dtype, device=device)
@@ -338,7 +338,7 @@ class _Apart:
         relative = _relative(squares)
         rows = self.rows[self.works]
         self.iterations[rows], self.change[rows] = iteration, relative[self.works]
-        settled = self.works & (relative <= self.tol)
+        settled = self.works & (relative <= self.rtol)
         if settled.any():
             self._write(settled, z)
             self.works &= ~settled
@@ -355,7 +355,7 @@ class _Apart:
     def solution(self, z: State) -> Solution:
         if self.works.any():
             self._write(self.works, z)
-        return Solution(self.final, self.iterations, self.change, self.change <= self.tol)
+        return Solution(self.final, self.iterations, self.change, self.change <= self.rtol)
 
     def _write(self, which: Tensor, z: State) -> None:
         index = which.nonzero()[:, 0]

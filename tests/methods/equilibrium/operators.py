@@ -6,7 +6,7 @@ import torch
 
 from robustrun.methods.equilibrium import CircularMonotone, DenseMonotone, Splitting
 
-TIGHT = Splitting(tol=1e-13, max_iter=3000)
+TIGHT = Splitting(rtol=1e-13, max_iterations=3000)
 
 
 def seeded(seed=0):

@@ -20,7 +20,7 @@ from robustrun.methods.equilibrium import (
 )
 
 METHODS = ["broyden", "anderson", "picard"]
-TIGHT = FixedPointSolver("broyden", max_iter=100, rtol=1e-13)
+TIGHT = FixedPointSolver("broyden", max_iterations=100, rtol=1e-13)
 
 
 class Cell(nn.Module):
@@ -111,7 +111,7 @@ def test_a_jacobian_free_gradient_is_one_step():
 
 def test_a_truncated_backward_solve_is_a_truncated_series():
     cell, x, start = problem()
-    layer = DeepEquilibrium(TIGHT, FixedPointSolver("picard", max_iter=3, rtol=0.0))
+    layer = DeepEquilibrium(TIGHT, FixedPointSolver("picard", max_iterations=3, rtol=0.0))
     found = gradients(layer, cell, x, start, WEIGHT)[0]
     z = TIGHT.solve(Equation.of(cell, x), start).z
     slope = 1 - z**2
@@ -174,7 +174,7 @@ def test_memory_does_not_grow_with_iterations():
     def size(layer):
         return saved_bytes(lambda: layer(Equation.of(cell, x), start))
 
-    implicit = [size(DeepEquilibrium(FixedPointSolver("broyden", max_iter=k, rtol=0.0))) for k in (2, 10, 40)]
+    implicit = [size(DeepEquilibrium(FixedPointSolver("broyden", max_iterations=k, rtol=0.0))) for k in (2, 10, 40)]
     deep = [size(DeepEquilibrium(unroll=k)) for k in (2, 10, 18)]
     assert implicit[0] == implicit[1] == implicit[2] > 0
     assert deep[2] - deep[1] == deep[1] - deep[0] > 0
@@ -253,7 +253,7 @@ def test_unrolling_is_repeated_application():
 def test_half_precision_of_the_function_leaves_the_solver_in_single():
     cell, x, start = problem()
     cell, x, start = cell.float(), x.float(), start.float()
-    layer = DeepEquilibrium(FixedPointSolver("broyden", max_iter=20, rtol=1e-2))
+    layer = DeepEquilibrium(FixedPointSolver("broyden", max_iterations=20, rtol=1e-2))
     exact = layer(Equation.of(cell, x), start)
     equation = Equation.of(cell, x)
     typed = replace(equation, function=lambda z, i, w: equation.function(z, i, w).to(z.dtype))

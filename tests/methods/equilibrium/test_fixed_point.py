@@ -74,7 +74,7 @@ def test_broyden_is_the_dense_recursion(kind, batch):
     function = Tanh(matrix, bias) if kind == "tanh" else (lambda z: z @ matrix.T + bias)
     start = torch.zeros_like(bias)
     wrapped, iterates = recorded(function)
-    FixedPointSolver("broyden", max_iter=9, rtol=0.0).solve(wrapped, start)
+    FixedPointSolver("broyden", max_iterations=9, rtol=0.0).solve(wrapped, start)
     expected = dense_broyden(function, start, 8)
     torch.testing.assert_close(torch.stack(iterates[1:9], dim=1), expected, rtol=0, atol=1e-10)
 
@@ -84,7 +84,7 @@ def test_broyden_is_the_dense_recursion(kind, batch):
 def test_broyden_ends_on_linear_problems_after_twice_their_size(size, norm):
     """Also where plain iteration diverges (Gay, SIAM J. Numer. Anal. 16, 1979)."""
     matrix, bias = linear(4, size, norm)
-    solution = FixedPointSolver("broyden", max_iter=2 * size, rtol=0.0).solve(
+    solution = FixedPointSolver("broyden", max_iterations=2 * size, rtol=0.0).solve(
         lambda z: z @ matrix.T + bias, torch.zeros_like(bias)
     )
     assert solution.absolute.max() < 1e-9
@@ -92,14 +92,16 @@ def test_broyden_ends_on_linear_problems_after_twice_their_size(size, norm):
 
 def test_the_first_step_goes_forwards():
     function, iterates = recorded(lambda z: 0.5 * z + 1)
-    FixedPointSolver("broyden", max_iter=1).solve(function, torch.zeros(1, 2))
+    FixedPointSolver("broyden", max_iterations=1).solve(function, torch.zeros(1, 2))
     assert iterates[1].tolist() == [[1.0, 1.0]]
 
 
 def test_anderson_is_gmres_one_application_later():
     matrix, bias = linear(1, 8, 0.95)
     function, iterates = recorded(lambda z: z @ matrix.T + bias)
-    FixedPointSolver("anderson", max_iter=6, rtol=0.0, memory=20, ridge=0.0).solve(function, torch.zeros_like(bias))
+    FixedPointSolver("anderson", max_iterations=6, rtol=0.0, memory=20, ridge=0.0).solve(
+        function, torch.zeros_like(bias)
+    )
     a = torch.eye(8, dtype=torch.float64) - matrix
     krylov = bias.T
     for k in range(1, 6):  # the GMRES iterate minimises |b - A x| over the Krylov space
@@ -111,7 +113,7 @@ def test_anderson_is_gmres_one_application_later():
 
 def test_anderson_ends_on_linear_problems():
     matrix, bias = linear(3, 6, 0.9)
-    solution = FixedPointSolver("anderson", max_iter=7, rtol=0.0, memory=8, ridge=0.0).solve(
+    solution = FixedPointSolver("anderson", max_iterations=7, rtol=0.0, memory=8, ridge=0.0).solve(
         lambda z: z @ matrix.T + bias, torch.zeros_like(bias)
     )
     assert solution.absolute.max() < 1e-9
@@ -120,7 +122,7 @@ def test_anderson_ends_on_linear_problems():
 @pytest.mark.parametrize("damping", [1.0, 0.5])
 def test_andersons_window_of_one_is_plain_iteration(damping):
     matrix, bias = linear(3, 6, 0.9)
-    options = {"max_iter": 5, "rtol": 0.0, "damping": damping}
+    options = {"max_iterations": 5, "rtol": 0.0, "damping": damping}
     plain, mixed = (
         FixedPointSolver(method, memory=1, **options).solve(lambda z: z @ matrix.T + bias, torch.zeros_like(bias)).z
         for method in ("picard", "anderson")
@@ -131,11 +133,11 @@ def test_andersons_window_of_one_is_plain_iteration(damping):
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_agree(method):
     function = Tanh(*linear(5, 12, 0.8))
-    tight = FixedPointSolver(method, max_iter=200, rtol=1e-12)
+    tight = FixedPointSolver(method, max_iterations=200, rtol=1e-12)
     solution = tight.solve(function, torch.zeros_like(function.bias))
     assert solution.converged.all()
     torch.testing.assert_close(torch.tanh(solution.z @ function.matrix.T + function.bias), solution.z)
-    other = FixedPointSolver("picard", max_iter=400, rtol=1e-12).solve(function, torch.zeros_like(function.bias))
+    other = FixedPointSolver("picard", max_iterations=400, rtol=1e-12).solve(function, torch.zeros_like(function.bias))
     torch.testing.assert_close(solution.z, other.z, rtol=0, atol=1e-9)
 
 
@@ -144,7 +146,7 @@ def test_methods_agree(method):
 def test_an_example_does_not_depend_on_its_companions(method, rtol):
     matrix, bias = linear(6, 10, 0.9)
     bias[:3] *= torch.tensor([1e-3, 10.0, 1e3])[:, None]  # they stop at different times, so some leave early
-    solver = FixedPointSolver(method, max_iter=25, rtol=rtol, memory=9)
+    solver = FixedPointSolver(method, max_iterations=25, rtol=rtol, memory=9)
     function = Tanh(matrix, bias)
     together = solver.solve(function, torch.zeros_like(bias))
     if rtol:
@@ -163,7 +165,7 @@ def test_looking_less_often_changes_nothing(method):
     function = Tanh(*linear(6, 10, 0.9))
     function.bias[0] *= 100
     results = [
-        FixedPointSolver(method, max_iter=30, rtol=1e-4, check_every=every).solve(
+        FixedPointSolver(method, max_iterations=30, rtol=1e-4, check_every=every).solve(
             function, torch.zeros_like(function.bias)
         )
         for every in (1, 5)
@@ -175,7 +177,7 @@ def test_looking_less_often_changes_nothing(method):
 
 def test_the_batch_can_be_judged_by_one_norm():
     function = Tanh(*linear(6, 10, 0.9))
-    solver = FixedPointSolver("broyden", max_iter=30, rtol=1e-4, per_example=False)
+    solver = FixedPointSolver("broyden", max_iterations=30, rtol=1e-4, per_example=False)
     solution = solver.solve(function, torch.zeros_like(function.bias))
     assert len(set(solution.iterations.tolist())) == 1
     gap = torch.tanh(solution.z @ function.matrix.T + function.bias) - solution.z
@@ -186,7 +188,7 @@ def test_the_batch_can_be_judged_by_one_norm():
 @pytest.mark.parametrize(("rtol", "atol"), [(1e-3, 0.0), (0.0, 1e-3), (1e-4, 1e-4)])
 def test_tolerances(rtol, atol):
     function = Tanh(*linear(6, 10, 0.9))
-    solution = FixedPointSolver("broyden", max_iter=40, rtol=rtol, atol=atol).solve(
+    solution = FixedPointSolver("broyden", max_iterations=40, rtol=rtol, atol=atol).solve(
         function, torch.zeros_like(function.bias)
     )
     image = torch.tanh(solution.z @ function.matrix.T + function.bias)
@@ -199,11 +201,11 @@ def test_tolerances(rtol, atol):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_constant_function(method):
     target = torch.randn(3, 5)
-    solution = FixedPointSolver(method, max_iter=9, rtol=1e-6).solve(lambda z: target, torch.zeros(3, 5))
+    solution = FixedPointSolver(method, max_iterations=9, rtol=1e-6).solve(lambda z: target, torch.zeros(3, 5))
     torch.testing.assert_close(solution.z, target)
     assert solution.iterations.tolist() == [1, 1, 1]
     assert solution.converged.all()
-    still = FixedPointSolver(method, max_iter=9, rtol=0.0).solve(lambda z: target, torch.zeros(3, 5))
+    still = FixedPointSolver(method, max_iterations=9, rtol=0.0).solve(lambda z: target, torch.zeros(3, 5))
     torch.testing.assert_close(still.z, target)
 
 
@@ -221,7 +223,7 @@ def test_the_identity_is_solved_at_once(method):
 def test_an_example_at_its_root_stays_there(method, rtol):
     matrix, bias = linear(2, 5, 0.8)
     bias[0] = 0
-    solution = FixedPointSolver(method, max_iter=12, rtol=rtol).solve(
+    solution = FixedPointSolver(method, max_iterations=12, rtol=rtol).solve(
         lambda z: torch.tanh(z @ matrix.T + bias), torch.zeros_like(bias)
     )
     assert torch.equal(solution.z[0], torch.zeros_like(bias[0]))
@@ -235,7 +237,7 @@ def test_few_steps(method):
     matrix, bias = linear(2, 5, 0.8)
     start = torch.ones_like(bias)
     none, one = (
-        FixedPointSolver(method, max_iter=steps).solve(lambda z: z @ matrix.T + bias, start) for steps in (0, 1)
+        FixedPointSolver(method, max_iterations=steps).solve(lambda z: z @ matrix.T + bias, start) for steps in (0, 1)
     )
     assert torch.equal(none.z, start)
     assert (none.evaluations, one.evaluations) == (1, 2)
@@ -250,7 +252,7 @@ def test_what_is_not_finite_is_reported_and_the_best_is_kept(method):
         return torch.where(z.abs() > 3, torch.nan, 2 * z + 1)
 
     start = torch.tensor([[0.5], [100.0]], dtype=torch.float64)
-    solution = FixedPointSolver(method, max_iter=30, memory=1).solve(function, start)
+    solution = FixedPointSolver(method, max_iterations=30, memory=1).solve(function, start)
     assert not solution.converged[1]
     assert solution.residual[1] == torch.inf
     assert torch.equal(solution.z[1], start[1])
@@ -260,7 +262,7 @@ def test_what_is_not_finite_is_reported_and_the_best_is_kept(method):
 
 def test_the_best_iterate_is_returned():
     function = Tanh(*linear(4, 8, 6.0, seed=2))  # expansive: residuals rise and fall
-    solution = FixedPointSolver("picard", max_iter=12, rtol=0.0).solve(function, torch.zeros_like(function.bias))
+    solution = FixedPointSolver("picard", max_iterations=12, rtol=0.0).solve(function, torch.zeros_like(function.bias))
     assert (solution.trace[-1] > solution.trace.amin(0)).any()
     gap = torch.tanh(solution.z @ function.matrix.T + function.bias) - solution.z
     torch.testing.assert_close(gap.norm(dim=1), solution.trace.amin(0))
@@ -269,7 +271,7 @@ def test_the_best_iterate_is_returned():
 @pytest.mark.parametrize("method", ["broyden", "anderson"])
 def test_a_short_memory_is_enough_for_a_contraction(method):
     function = Tanh(*linear(4, 20, 0.9))
-    solution = FixedPointSolver(method, max_iter=150, rtol=1e-8, memory=3).solve(
+    solution = FixedPointSolver(method, max_iterations=150, rtol=1e-8, memory=3).solve(
         function, torch.zeros_like(function.bias)
     )
     assert solution.converged.all()
@@ -279,7 +281,7 @@ def test_a_short_memory_is_enough_for_a_contraction(method):
 def test_no_buffer_is_made_twice(method):
     workspace = Workspace()
     function = Tanh(*linear(4, 20, 0.9))
-    solver = FixedPointSolver(method, max_iter=10, rtol=1e-6)
+    solver = FixedPointSolver(method, max_iterations=10, rtol=1e-6)
     first = solver.solve(function, torch.zeros_like(function.bias), workspace=workspace)
     kept, held = first.z.clone(), workspace.bytes
     pointers = {name: buffer.data_ptr() for name, buffer in workspace._buffers.items()}
@@ -295,7 +297,9 @@ def test_single_precision_follows_double():
     traces = []
     for dtype in (torch.float32, torch.float64):
         function = Tanh(matrix.to(dtype), bias.to(dtype))
-        solution = FixedPointSolver("broyden", max_iter=60, rtol=1e-5).solve(function, torch.zeros_like(function.bias))
+        solution = FixedPointSolver("broyden", max_iterations=60, rtol=1e-5).solve(
+            function, torch.zeros_like(function.bias)
+        )
         assert solution.converged.all()
         traces.append(solution.trace[:8].double())
     torch.testing.assert_close(traces[0], traces[1], rtol=1e-3, atol=0)

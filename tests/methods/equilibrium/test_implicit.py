@@ -74,7 +74,7 @@ def test_memory_does_not_grow_with_iterations():
     x = torch.randn(3, 4, dtype=torch.float64)
     sizes = []
     for iterations in (10, 200):
-        layer.settings = Splitting(tol=0.0, max_iter=iterations)
+        layer.settings = Splitting(rtol=0.0, max_iterations=iterations)
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
             layer(x).sum().backward()
@@ -108,7 +108,7 @@ def test_divergence_is_an_error_and_not_a_result():
 
 def test_tuning_never_needs_more_iterations():
     seeded()
-    layer = MonotoneLinear(6, 10, settings=Splitting(tol=1e-5)).double()
+    layer = MonotoneLinear(6, 10, settings=Splitting(rtol=1e-5)).double()
     with torch.no_grad():
         layer.operator.A.mul_(8)
     x = torch.randn(20, 6, dtype=torch.float64)
@@ -123,7 +123,7 @@ def test_tuning_never_needs_more_iterations():
 def test_a_fused_optimiser_does_not_leave_an_old_factorisation_behind():
     """It changes weights without counting their versions up."""
     seeded()
-    layer = MonotoneLinear(4, 8, settings=Splitting(tol=1e-6))
+    layer = MonotoneLinear(4, 8, settings=Splitting(rtol=1e-6))
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, fused=True)
     x = torch.randn(5, 4)
     layer.eval()(x)
@@ -137,7 +137,7 @@ def test_a_fused_optimiser_does_not_leave_an_old_factorisation_behind():
 
 def test_a_step_length_that_diverges_is_not_taken_for_a_quick_one():
     seeded()
-    settings = Splitting(method="forward_backward", alpha=0.01, tol=1e-3, max_iter=5000)
+    settings = Splitting(method="forward_backward", alpha=0.01, rtol=1e-3, max_iterations=5000)
     layer = MonotoneLinear(4, 6, settings=settings)
     with torch.no_grad():
         layer.operator.B.mul_(40)

@@ -150,7 +150,7 @@ def test_both_splittings_find_the_same_equilibrium_and_gradient():
 def test_examples_stop_on_their_own():
     operator = make((2, 3), 6)
     bias = tuple(torch.randn_like(tier) * torch.tensor([0.1, 1, 30]).view(3, 1, 1, 1) for tier in states(operator))
-    settings = Splitting(alpha=0.3, tol=1e-9, max_iter=2000, per_example=True)
+    settings = Splitting(alpha=0.3, rtol=1e-9, max_iterations=2000, per_example=True)
     together = solve(operator, bias, relu, settings)
     assert together.converged.all()
     for row in range(3):
@@ -161,7 +161,7 @@ def test_examples_stop_on_their_own():
 
 def test_gradients_of_the_layer():
     seeded()
-    layer = MonotoneMultiTier2d(1, (2, 2), 4, settings=Splitting(alpha=0.5, tol=1e-12, max_iter=2000)).double()
+    layer = MonotoneMultiTier2d(1, (2, 2), 4, settings=Splitting(alpha=0.5, rtol=1e-12, max_iterations=2000)).double()
     x = torch.randn(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
     names, direction = [name for name, _ in layer.named_parameters()], torch.randn(2, 4, 4, dtype=torch.float64)
 

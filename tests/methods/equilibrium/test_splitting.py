@@ -196,7 +196,7 @@ def test_examples_stop_on_their_own_with_the_same_result(make, method):
         alone = solve(operator, (bias[row : row + 1],), relu, settings)
         assert torch.allclose(alone.z[0][0], together.z[0][row], atol=1e-12)
         assert alone.iterations[0] == together.iterations[row]
-    whole = solve(operator, (bias,), relu, replace(settings, per_example=False, tol=1e-12))
+    whole = solve(operator, (bias,), relu, replace(settings, per_example=False, rtol=1e-12))
     assert torch.allclose(whole.z[0], together.z[0], atol=1e-6)
 
 
@@ -210,7 +210,7 @@ def test_peaceman_rachford_contracts_as_fast_as_it_says(make):
     rate = float(operator.factorize(alpha).contraction())
     first = None
     for k in range(1, 12):
-        z = solve(operator, bias, relu, Splitting(alpha=alpha, tol=0.0, max_iter=k)).z[0]
+        z = solve(operator, bias, relu, Splitting(alpha=alpha, rtol=0.0, max_iterations=k)).z[0]
         error = float((z - exact).norm())
         first = first or float((exact - alpha * (exact - operator.apply((exact,))[0] - bias[0])).norm())
         assert error <= rate ** (k - 1) * first * (1 + 1e-9) + 1e-9
@@ -243,5 +243,5 @@ def test_degenerate_input():
     assert torch.equal(solve(operator, negative, relu, TIGHT).z[0], torch.zeros(2, 4, dtype=torch.float64))
     for per_example in (False, True):
         nan = (torch.full((1, 4), torch.nan, dtype=torch.float64),)
-        settings = Splitting(tol=1e-3, max_iter=20, per_example=per_example)
+        settings = Splitting(rtol=1e-3, max_iterations=20, per_example=per_example)
         assert not solve(operator, nan, relu, settings).converged.any(), "NaN never counts as converged"
