@@ -113,6 +113,16 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments, cli):
     assert done.stdout
 
 
+def test_as_a_module():
+    command = [sys.executable, "-m", "robustrun"]
+    done = subprocess.run([*command, "list", "solver"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "anderson" in done.stdout
+    done = subprocess.run([*command, "+exp=fast_at_cifer"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "fast_at_cifar" in done.stderr
+
+
 def test_an_unknown_name_needs_no_torch():
     code = (
         "import sys; from robustrun import cli; assert cli.run(sys.argv[1:]) == 2; "

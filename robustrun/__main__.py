@@ -1,0 +1,5 @@
+"""`python -m robustrun`, for interpreters whose scripts are not on the path."""
+
+from robustrun.cli import main
+
+main()
