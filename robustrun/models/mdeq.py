@@ -8,7 +8,7 @@ from robustrun.models.mdeq_cell import MultiscaleCell
 from robustrun.models.mdeq_parts import ClassificationHead, Stem, initialize
 from robustrun.models.mdeq_settings import GradientSettings, Solver, layer
 from robustrun.models.normalize import image_shape, normalization
-from robustrun.numbers import NonNegativeInt, PositiveInt, Probability
+from robustrun.numbers import NonNegativeInt, Positive, PositiveInt, Probability
 from robustrun.registry import models
 from robustrun.roles import ClassificationSpec, EquilibriumNetwork, SegmentationSpec
 
@@ -25,6 +25,7 @@ class Multiscale(EquilibriumNetwork):
         halvings: int,
         affine: bool,
         dropout: float,
+        softplus: float | None,
     ):
         super().__init__()
         self.halvings = halvings
@@ -32,7 +33,7 @@ class Multiscale(EquilibriumNetwork):
         self.normalize = normalization(spec)
         inject = halvings > 0 or len(channels) > 2
         self.stem = Stem(image_shape(spec)[0], channels[0], halvings, inject)
-        self.cell = MultiscaleCell(channels, expansion, groups, affine, dropout)
+        self.cell = MultiscaleCell(channels, expansion, groups, affine, dropout, softplus)
 
     def equation(self, inputs: Tensor):
         return self.cell.equation(self.stem(self.normalize(inputs)))
@@ -66,6 +67,7 @@ class MDEQ(Multiscale):
         halvings: how often the stem halves the resolution, at most twice.
         affine: the normalisation behind the fusion has a scale and a shift.
         dropout: variational dropout of channels.
+        softplus: its beta, where it takes the place of the last ReLU of block and fusion; None: ReLU everywhere.
         solver: of both passes.
         forward_steps, backward_steps: of the solver, at most.
         gradient: how the equilibrium is differentiated.
@@ -87,6 +89,7 @@ class MDEQ(Multiscale):
         halvings: NonNegativeInt = 0,
         affine: bool = True,
         dropout: Probability = 0.25,
+        softplus: Positive | None = None,
         solver: Solver = Solver(),  # noqa: B008
         forward_steps: NonNegativeInt = 18,
         backward_steps: NonNegativeInt = 20,
@@ -95,7 +98,7 @@ class MDEQ(Multiscale):
     ):
         if len(widths) != len(channels):
             raise ValueError(f"{len(channels)} scales need as many widths of the head, not {len(widths)}")
-        super().__init__(spec, channels, expansion, groups, halvings, affine, dropout)
+        super().__init__(spec, channels, expansion, groups, halvings, affine, dropout, softplus)
         self.layer = layer(solver, forward_steps, backward_steps, gradient, unroll)
         self.head = ClassificationHead(channels, widths, features, spec.classes)
         initialize(self)

@@ -89,17 +89,28 @@ class MultiscaleCell(nn.Module):
         affine: the last normalisation of each branch has a scale and a shift.
         dropout: probability with which a channel is dropped, the same ones in all iterations of a pass
             (variational dropout); in training mode alone.
+        softplus: beta of the softplus log(1 + exp(beta z)) / beta that takes the place of the last ReLU of every block
+            and of the fusion, and makes f smooth, which the paper recommends for stability; None: ReLU.
 
     Raises:
         ValueError: the channels cannot be divided into the groups.
     """
 
-    def __init__(self, channels: Sequence[int], expansion: int, groups: int, affine: bool, dropout: float):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        expansion: int,
+        groups: int,
+        affine: bool,
+        dropout: float,
+        softplus: float | None = None,
+    ):
         super().__init__()
         if groups % 2 or any(c % groups for c in channels):
             raise ValueError(f"channels {tuple(channels)} cannot be divided into {groups} groups (an even number)")
         n = len(channels)
-        self.channels, self.groups, self.affine, self.dropout = tuple(channels), groups, affine, dropout
+        self.channels, self.groups, self.affine = tuple(channels), groups, affine
+        self.dropout, self.softplus = dropout, softplus
         self.branches = nn.ModuleList(Branch(c, expansion, groups) for c in channels)
         # In the order in which they are applied: targets in turn, from all sources but themselves.
         self.paths = nn.ModuleList(Path(j, i, channels, groups) for i in range(n) for j in range(n) if i != j)
@@ -151,7 +162,7 @@ class MultiscaleCell(nn.Module):
         if injection is not None:
             b = b.add_(injection)
         b = self._norm(b, following).add_(z)
-        return self._norm(F.relu(b, inplace=True), following)
+        return self._norm(self._activate(b), following)
 
     def _fuse(self, branches: list[Tensor], following) -> list[Tensor]:
         summed = []
@@ -161,13 +172,17 @@ class MultiscaleCell(nn.Module):
             for j, other in enumerate(branches):
                 if i != j:
                     total = total + self._send(next(paths), other, following)
-            summed.append(F.relu(total, inplace=True))
+            summed.append(self._activate(total))
         outputs = []
         for total in summed:
             z = F.conv2d(total, following())
             scale = (following(), following()) if self.affine else (None, None)
             outputs.append(F.group_norm(z, self.groups // 2, *scale))
         return outputs
+
+    def _activate(self, z: Tensor) -> Tensor:
+        """The last nonlinearity of a block or of the fusion; z may be overwritten."""
+        return F.relu(z, inplace=True) if self.softplus is None else F.softplus(z, self.softplus)
 
     def _send(self, path: Path, z: Tensor, following) -> Tensor:
         if path.rise > 0:

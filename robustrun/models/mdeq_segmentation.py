@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from robustrun.models.mdeq import Multiscale
 from robustrun.models.mdeq_parts import SegmentationHead, initialize
 from robustrun.models.mdeq_settings import GradientSettings, Solver, layer
-from robustrun.numbers import NonNegativeInt, PositiveInt, Probability
+from robustrun.numbers import NonNegativeInt, Positive, PositiveInt, Probability
 from robustrun.registry import models
 from robustrun.roles import SegmentationSpec
 
@@ -33,6 +33,7 @@ class MDEQSegmentation(Multiscale):
         halvings: NonNegativeInt = 2,
         affine: bool = True,
         dropout: Probability = 0.05,
+        softplus: Positive | None = None,
         momentum: Probability = 0.01,
         solver: Solver = Solver(),  # noqa: B008
         forward_steps: NonNegativeInt = 27,
@@ -40,7 +41,7 @@ class MDEQSegmentation(Multiscale):
         gradient: GradientSettings = GradientSettings(),  # noqa: B008
         unroll: NonNegativeInt = 0,
     ):
-        super().__init__(spec, channels, expansion, groups, halvings, affine, dropout)
+        super().__init__(spec, channels, expansion, groups, halvings, affine, dropout, softplus)
         self.layer = layer(solver, forward_steps, backward_steps, gradient, unroll)
         self.head = SegmentationHead(channels, spec.classes)
         initialize(self)

@@ -156,8 +156,9 @@ def test_gradients_are_those_of_a_deep_unrolled_network(mode):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
-def test_gradients_are_those_of_finite_differences():
-    model, x = tiny().eval(), images()
+@pytest.mark.parametrize("softplus", [None, 5.0])
+def test_gradients_are_those_of_finite_differences(softplus):
+    model, x = tiny(softplus=softplus).eval(), images()
     model(x).square().sum().backward()
     names = dict(model.named_parameters())
     for name in ("stem.0.weight", "cell.branches.0.conv1.v", "cell.branches.2.conv2.g", "cell.paths.1.convs.0.weight",
@@ -282,6 +283,20 @@ def test_the_input_enters_the_highest_resolution_alone():
     zero = torch.zeros(2, 8, 4, 4, dtype=torch.float64)
     weights = iter(cell.branches[1].weights()).__next__
     assert cell._block(zero, None, None, weights).abs().max() == 0
+
+
+def test_softplus_smooths_the_last_nonlinearities_and_tends_to_relu():
+    x = images()
+    plain, start = tiny().eval().equation(x)
+    z = torch.randn(start.shape, dtype=torch.float64)
+    with torch.no_grad():
+        smooth = [tiny(softplus=beta).eval().equation(x)[0](z) for beta in (1.0, 10.0, 1e4)]
+        apart = [float((f - plain(z)).abs().max()) for f in smooth]
+    assert apart[0] > 10 * apart[1] > 0
+    assert apart[2] < 1e-3
+    block = tiny(channels=(8,), widths=(2,), softplus=2.0).cell
+    values = torch.linspace(-3, 3, 7)
+    torch.testing.assert_close(block._activate(values), torch.log1p((2 * values).exp()) / 2)
 
 
 def test_the_unrolled_network_is_repeated_application():
