@@ -130,15 +130,15 @@ def _row(row: RowView, view: TableView, anchors: Mapping[Path, str]) -> str:
             continue
         value = "" if cell.paper is None else repr(cell.paper)
         cells.append(f'<td class="number paper" data-value="{value}">{papers(cell, row, metric)}</td>')
-    links = ", ".join(
-        f'<a href="#{anchors[run.path]}">seed {run.data["seed"]}</a>' for run in row.runs if run.path in anchors
-    )
+    shown = [run for run in row.runs if run.path in anchors]
+    links = ", ".join(f'<a href="#{anchors[run.path]}">{run.data["seed"]}</a>' for run in shown)
+    runs = f"seed{'s' if len(shown) > 1 else ''} {links}" if shown else ""
     state = "done" if row.status == "done" else "open"
     label = escape(row.row.label)
     status = escape(row.status) + (f": {escape(row.error)}" if row.error else "")
     return (
         f'<tr data-status="{state}"><th scope="row"><span title="{escape(" ".join(row.row.overrides))}">{label}</span>'
-        f"</th>{''.join(cells)}<td>{status}</td><td>{links}</td></tr>"
+        f"</th>{''.join(cells)}<td>{status}</td><td class='runs'>{runs}</td></tr>"
     )
 
 

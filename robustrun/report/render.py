@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,11 +19,24 @@ _COLOURS = {"within": "green", "better": "cyan", "worse": "red", "outside": "red
 
 
 def number(value: float | None, std: float | None = None) -> str:
-    """A value with its standard deviation: four significant digits, two decimals at most."""
+    """A value: four significant digits, two decimals at most but for small ones.
+
+    With a standard deviation, both have the decimals that give the deviation two digits, again two at most.
+    """
     if value is None:
         return "-"
-    text = f"{value:.2f}" if 0.1 <= abs(value) < 1000 else f"{value:.4g}"
-    return f"{text} ± {std:.2f}" if std is not None else text
+    size = abs(value)
+    if std is None:
+        return f"{value:.{_places(size, 4)}f}" if 0.1 <= size < 1e6 else f"{value:.4g}"
+    if max(size, std) >= 1e6:
+        return f"{value:.4g} ± {std:.2g}"
+    places = _places(std, 2, most=2 if max(size, std) >= 0.1 else 8)
+    return f"{value:.{places}f} ± {std:.{places}f}"
+
+
+def _places(value: float, digits: int, most: int = 2) -> int:
+    """How many decimals a positive number needs to have so many digits."""
+    return min(max(digits - 1 - math.floor(math.log10(value)), 0), most) if value > 0 else 2
 
 
 def ours(cell: Cell) -> str:
