@@ -313,15 +313,17 @@ def rows_of(composer: Composer, overrides: Sequence[str]) -> list[list[str]]:
     Raises:
         ConfigError: there is no such row.
     """
-    config = composer.compose(overrides)
+    typed = composer.parse(overrides)
+    config = composer.compose([o.input_line or "" for o in typed if o.key_or_group != "row"])  # once for all rows
+    row = next((o.value() for o in reversed(typed) if o.key_or_group == "row" and not o.is_delete()), config.row)
     rows = (OmegaConf.to_container(config.rows) if OmegaConf.is_config(config.rows) else config.rows) or {}
     if not isinstance(rows, dict) or not all(_are_words(row) for row in rows.values()):
         raise ConfigError("rows must be names with lists of overrides: {NAME: [trainer.epochs=3, ...]}")
     if not rows:
         return [list(overrides)]
-    if config.row is not None and config.row not in rows:
-        raise ConfigError(f"row={config.row}: this experiment's rows are {', '.join(rows)}")
-    chosen = [config.row] if config.row is not None else list(rows)
+    if row is not None and row not in rows:
+        raise ConfigError(f"row={row}: this experiment's rows are {', '.join(rows)}")
+    chosen = [row] if row is not None else list(rows)
     return [_row_overrides(composer, name, rows[name] or [], overrides) for name in chosen]
 
 

@@ -45,6 +45,8 @@ GROUPS = (
     "tracker",
 )
 
+_RECENT = 4  # compositions that are kept: a comparison and, in turns, its rows
+
 
 def _arithmetic(name: str, operation: Any) -> None:
     def resolve(a: Any, b: Any) -> float:
@@ -105,7 +107,7 @@ class Composer:
         if not isinstance(self.loader.repository, _Repository):
             self.loader.repository = _Repository(self.loader.repository)
         self.asked: set[str] = set()  # the configs ("exp/fast_at_cifar") that went into all compositions so far
-        self._last: tuple[list[str], DictConfig, set[str]] | None = None
+        self._recent: dict[tuple[str, ...], tuple[DictConfig, set[str]]] = {}
 
     @classmethod
     def create(cls, config_dir: str | Path | None = None) -> "Composer":
@@ -217,13 +219,17 @@ class Composer:
 
     def _load(self, overrides: Sequence[str]) -> DictConfig:
         # Looking for a comparison's rows, for mistakes and for the job itself composes the same thing thrice.
-        if self._last is None or self._last[0] != list(overrides):
+        key = tuple(overrides)
+        if key not in self._recent:
             typed = [line for text in overrides for line in self._metric_as_formula(text)]
             self.loader.repository.asked.clear()
             config = self.loader.load_configuration("config", typed, run_mode=RunMode.RUN)
-            self._last = list(overrides), config, set(self.loader.repository.asked)
-        self.asked |= self._last[2]
-        return self._last[1].copy()
+            if len(self._recent) == _RECENT:
+                del self._recent[next(iter(self._recent))]
+            self._recent[key] = config, set(self.loader.repository.asked)
+        config, asked = self._recent[key] = self._recent.pop(key)  # now the last one to go
+        self.asked |= asked
+        return config.copy()
 
     def _metric_as_formula(self, text: str) -> list[str]:
         """`metric="f_beta(2)"`: what cannot be an option's name is a formula, of the option `expression`."""

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robustrun.catalogue import options
 from robustrun.errors import ConfigError
@@ -15,6 +15,9 @@ from robustrun.registry import nearest, plugin_conf_dirs
 from robustrun.report.index import Found, Index
 from robustrun.report.tables import Row, Table
 from robustrun.report.view import RowView, TableView, row_view
+
+if TYPE_CHECKING:
+    from robustrun.identities import Identity
 
 # Overrides that change where and how a job runs, but not what it is (and so are no part of a row's identity).
 _ELSEWHERE = ("runtime", "tracker", "paths", "hydra", "rerun", "objective")
@@ -65,8 +68,12 @@ class Reproduction:
             o for o in self.overrides if o.partition("=")[0].partition(".")[0].partition("/")[0] not in _ELSEWHERE
         ]
 
-    def view(self, name: str, table: Table) -> TableView:
-        """The table with all that is found of it."""
+    def views(self, tables: Mapping[str, Table]) -> list[TableView]:
+        """The tables with all that is found of them."""
+        self._identify(tables.values())
+        return [self._view(name, table) for name, table in tables.items()]
+
+    def _view(self, name: str, table: Table) -> TableView:
         rows = [self._row(id_, row, table) for id_, row in self._rows(table)]
         return TableView(name, table, rows, self.reduced)
 
@@ -113,20 +120,48 @@ class Reproduction:
         return only_job(self.composer, self._typed(row, seed))
 
     def _identity(self, row: Row, seed: int) -> str:
-        typed = [o for o in self._typed(row, seed) if _node(o) not in _ELSEWHERE]
-        key = _digest(json.dumps([self._code, typed]))
-        remembered = self.index.identity(key)
-        if remembered is not None:
-            sha, configs = remembered
-            if all(self._config(path) == digest for path, digest in configs.items()):
-                return sha
-        if sys.stderr.isatty():
-            print(f"\r\033[K{row.label}: which job is it?", end="\r\033[K", file=sys.stderr, flush=True)
-        self.composer.asked.clear()
-        job = self._job(row, seed)
-        if all(need.job is not None for need in job.needs.values()):  # files and directories may change
-            self.index.remember(key, job.sha256, {path: self._config(path) for path in sorted(self.composer.asked)})
-        return job.sha256
+        typed = self._deciding(row, seed)
+        known = self._remembered(typed)
+        if known is not None:
+            return known
+        from robustrun.identities import identify
+
+        return self._remember(typed, identify(self.composer, typed))
+
+    def _identify(self, tables: Iterable[Table]) -> None:
+        """Work out all identities that are not known yet: there may be hundreds, and each takes a tenth of a second."""
+        rows = [row for table in tables for _, row in self._rows(table)]
+        asked = [self._deciding(row, seed) for row in rows for seed in row.seeds if self.index.has(row.exp, seed)]
+        unknown = list({tuple(typed): typed for typed in asked if self._remembered(typed) is None}.values())
+        if not unknown:
+            return
+        from rich.console import Console
+        from rich.progress import track
+
+        from robustrun.identities import identify_all  # as late as the composer
+
+        console = Console(stderr=True)
+        bar = {"total": len(unknown), "console": console, "transient": True, "disable": not console.is_terminal}
+        found = track(identify_all(unknown, self._config_dir), "which jobs the rows are", **bar)
+        for typed, identity in zip(unknown, found, strict=True):
+            if identity is not None:
+                self._remember(typed, identity)
+
+    def _deciding(self, row: Row, seed: int) -> list[str]:
+        """What decides which job the row with that seed is."""
+        return [o for o in self._typed(row, seed) if _node(o) not in _ELSEWHERE]
+
+    def _remembered(self, typed: Sequence[str]) -> str | None:
+        sha, configs = self.index.identity(self._key(typed)) or (None, {})
+        return sha if all(self._config(path) == digest for path, digest in configs.items()) else None
+
+    def _remember(self, typed: Sequence[str], identity: "Identity") -> str:
+        if identity.lasting:
+            self.index.remember(self._key(typed), identity.sha256, {p: self._config(p) for p in identity.configs})
+        return identity.sha256
+
+    def _key(self, typed: Sequence[str]) -> str:
+        return _digest(json.dumps([self._code, typed]))
 
     @cached_property
     def _code(self) -> str:

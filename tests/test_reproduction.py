@@ -2,6 +2,8 @@
 
 import pytest
 
+from robustrun import identities
+from robustrun.compose import Composer
 from robustrun.report.index import Index
 from robustrun.report.tables import Row
 from robustrun.reproduction import Reproduction
@@ -21,8 +23,8 @@ def config_dir(tmp_path, monkeypatch):
 def identity(config_dir, monkeypatch) -> tuple[str, bool]:
     """The row's identity, and whether it had to be composed."""
     composed = []
-    real = Reproduction._job
-    monkeypatch.setattr(Reproduction, "_job", lambda self, row, seed: composed.append(row) or real(self, row, seed))
+    real = identities.identify
+    monkeypatch.setattr(identities, "identify", lambda *of: composed.append(of) or real(*of))
     with Index(config_dir.parent / "outputs") as index:
         sha = Reproduction(index, config_dir=str(config_dir))._identity(ROW, 0)
     monkeypatch.undo()
@@ -49,3 +51,15 @@ def test_a_new_file_that_hides_a_shipped_one_counts(config_dir, monkeypatch):
     second, composed = identity(config_dir, monkeypatch)
     assert composed
     assert second != first
+
+
+def test_many_are_worked_out_by_several_processes_in_their_order(config_dir, monkeypatch):
+    monkeypatch.setattr(identities, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    many = [[*ROW.overrides, f"trainer.epochs={n}"] for n in (1, 2, 3)] + [["+exp=none"]]
+    *found, wrong = identities.identify_all(many, str(config_dir))
+    composer = Composer.create(config_dir)
+    assert found == [identities.identify(composer, overrides) for overrides in many[:3]]
+    assert len({identity.sha256 for identity in found}) == 3
+    assert wrong is None
+    assert "trainer/mine" in found[0].configs

@@ -25,7 +25,7 @@ def run(argv: list[str]) -> int:
     found = tables.load(chosen.table)
     with open_index(outputs_dir(chosen.added)) as index:
         reproduction = Reproduction(index, chosen.added, chosen.config_dir)
-        views = [reproduction.view(name, table) for name, table in found.items()]
+        views = reproduction.views(found)
         everything = index.all()
     runs = _named(chosen.runs, everything) if chosen.runs else _newest(views, everything)
     left_out = 0 if chosen.runs else len(everything) - len(runs)

@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
     code = _launch_missing(found, overrides, chosen, complaints) if chosen.run is not None else 0
     with open_index(outputs_dir(overrides)) as index:
         reproduction = Reproduction(index, overrides, chosen.config_dir)
-        views = [reproduction.view(name, table) for name, table in found.items()]
+        views = reproduction.views(found)
         _show(views, chosen.format, one=bool(chosen.name))
         damaged = list(index.damaged.values())
     complaints |= {f"{view.name}, row '{row.id}'": row.error for view in views for row in view.rows if row.error}
