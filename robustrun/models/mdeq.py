@@ -68,6 +68,8 @@ class MDEQ(Multiscale):
         affine: the normalisation behind the fusion has a scale and a shift.
         dropout: variational dropout of channels.
         softplus: its beta, where it takes the place of the last ReLU of block and fusion; None: ReLU everywhere.
+        init_std: of all convolutions that are not weight-normalised, at the beginning; None: torch's own initialisation,
+            from which a few hundred large steps learn faster.
         solver: of both passes.
         forward_steps, backward_steps: of the solver, at most.
         gradient: how the equilibrium is differentiated.
@@ -90,6 +92,7 @@ class MDEQ(Multiscale):
         affine: bool = True,
         dropout: Probability = 0.25,
         softplus: Positive | None = None,
+        init_std: Positive | None = 0.01,
         solver: Solver = Solver(),  # noqa: B008
         forward_steps: NonNegativeInt = 18,
         backward_steps: NonNegativeInt = 20,
@@ -101,7 +104,8 @@ class MDEQ(Multiscale):
         super().__init__(spec, channels, expansion, groups, halvings, affine, dropout, softplus)
         self.layer = layer(solver, forward_steps, backward_steps, gradient, unroll)
         self.head = ClassificationHead(channels, widths, features, spec.classes)
-        initialize(self)
+        if init_std is not None:
+            initialize(self, init_std)
 
     def readout(self, z: Tensor, inputs: Tensor) -> Tensor:
         return self.head(self.branches(z, inputs))

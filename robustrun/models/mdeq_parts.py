@@ -87,9 +87,9 @@ def _resize(z: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def initialize(module: nn.Module) -> None:
-    """Convolutions from N(0, 0.01), biases as well; the weight-normalised ones keep torch's, as in the paper's code."""
+def initialize(module: nn.Module, std: float) -> None:
+    """Convolutions from N(0, std^2), biases as well; the weight-normalised ones keep torch's, as in the paper's code."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             for parameter in part.parameters():
-                parameter.normal_(0.0, 0.01)
+                parameter.normal_(0.0, std)

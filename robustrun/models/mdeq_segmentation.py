@@ -34,6 +34,7 @@ class MDEQSegmentation(Multiscale):
         affine: bool = True,
         dropout: Probability = 0.05,
         softplus: Positive | None = None,
+        init_std: Positive | None = 0.01,
         momentum: Probability = 0.01,
         solver: Solver = Solver(),  # noqa: B008
         forward_steps: NonNegativeInt = 27,
@@ -44,7 +45,8 @@ class MDEQSegmentation(Multiscale):
         super().__init__(spec, channels, expansion, groups, halvings, affine, dropout, softplus)
         self.layer = layer(solver, forward_steps, backward_steps, gradient, unroll)
         self.head = SegmentationHead(channels, spec.classes)
-        initialize(self)
+        if init_std is not None:
+            initialize(self, init_std)
         for part in self.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.momentum = momentum

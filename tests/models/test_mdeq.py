@@ -129,6 +129,8 @@ def test_the_initialisation_is_the_papers_codes():
     fan_in = conv.v[0].numel()
     assert conv.v.std().item() == pytest.approx((3 * fan_in) ** -0.5, rel=0.02)
     torch.testing.assert_close(conv.weight(), conv.v)
+    plain = MDEQ(CIFAR, init_std=None).cell.paths[0].convs[0].weight
+    assert plain.std().item() == pytest.approx((3 * plain[0].numel()) ** -0.5, rel=0.2)
 
 
 @pytest.mark.parametrize("method", ["broyden", "anderson", "picard"])
