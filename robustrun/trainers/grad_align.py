@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustrun.errors import ConfigError
 from robustrun.methods.attacks import batch_norm_mode, gradient_alignment
 from robustrun.methods.attacks.balls import Ball
 from robustrun.numbers import NonNegative
@@ -27,6 +28,13 @@ class GradAlign(Adversarial):
     def __init__(self, *, align: NonNegative = 0.2, **common):
         super().__init__(**common)
         self.align = align
+
+    def prepare(self, session: Session) -> None:
+        super().prepare(session)
+        if session.run.precision.compiled:
+            raise ConfigError(
+                "grad_align differentiates gradients, which compiled ones forbid: leave runtime.compile out"
+            )
 
     def learn(self, session: Session, batch: Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
         run, loop = session.run, session.loop

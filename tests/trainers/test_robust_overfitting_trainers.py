@@ -1,5 +1,7 @@
 """What robust_overfitting adds to adversarial training, and the remedies since, each against a step by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from robustrun.trainers.adversarial import Adversarial
 from robustrun.trainers.awp import AWP
 from robustrun.trainers.grad_align import GradAlign
 from robustrun.trainers.recipe import Optimizer, Schedule
-from robustrun.trainers.supervised import Average, Monitor, Standard, accuracy
+from robustrun.trainers.supervised import Average, Monitor, Session, Standard, accuracy
 from robustrun.trainers.trades import Trades
 from tests.trainers.test_adversarial import FLAT, Tiny, fresh, network, same, trained
 
@@ -189,6 +191,12 @@ def test_grad_align_with_weight_zero_is_fgsm_training(tmp_path):
     assert same(fgsm.states["last"], aligned.states["last"], atol=1e-6)
     regularised = trained(GradAlign(epochs=1, align=5.0, **FLAT), tmp_path, "regularised")
     assert not same(fgsm.states["last"], regularised.states["last"], atol=1e-6)
+
+
+def test_grad_align_takes_no_compiled_network(tmp_path):
+    session = Session(Tiny(), network(), None, SimpleNamespace(precision=SimpleNamespace(compiled=True)))
+    with pytest.raises(ConfigError, match=r"leave runtime\.compile out"):
+        GradAlign(**FLAT).prepare(session)
 
 
 def test_awp_takes_its_gradient_at_the_attacked_weights(tmp_path):
