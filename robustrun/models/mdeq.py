@@ -68,8 +68,8 @@ class MDEQ(Multiscale):
         affine: the normalisation behind the fusion has a scale and a shift.
         dropout: variational dropout of channels.
         softplus: its beta, where it takes the place of the last ReLU of block and fusion; None: ReLU everywhere.
-        init_std: of all convolutions that are not weight-normalised, at the beginning; None: torch's own initialisation,
-            from which a few hundred large steps learn faster.
+        init_std: initial standard deviation of all convolutions that are not weight-normalised; None: torch's own
+            initialisation, from which a few hundred large steps learn faster.
         solver: of both passes.
         forward_steps, backward_steps: of the solver, at most.
         gradient: how the equilibrium is differentiated.

@@ -88,7 +88,7 @@ def _resize(z: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def initialize(module: nn.Module, std: float) -> None:
-    """Convolutions from N(0, std^2), biases as well; the weight-normalised ones keep torch's, as in the paper's code."""
+    """Convolutions from N(0, std^2), biases too; the weight-normalised ones keep torch's, as in the paper's code."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             for parameter in part.parameters():

@@ -33,7 +33,7 @@ class GradAlign(Adversarial):
         super().prepare(session)
         if session.run.precision.compiled:
             raise ConfigError(
-                "grad_align differentiates gradients, which compiled ones forbid: leave runtime.compile out"
+                "grad_align differentiates gradients, and compiled ones forbid it: leave out runtime.compile"
             )
 
     def learn(self, session: Session, batch: Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
