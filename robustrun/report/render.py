@@ -19,7 +19,7 @@ _COLOURS = {"within": "green", "better": "cyan", "worse": "red", "outside": "red
 
 
 def number(value: float | None, std: float | None = None) -> str:
-    """A value: four significant digits, two decimals at most but for small ones.
+    """A value: four significant digits, two decimals at most but for small ones, none of whole numbers.
 
     With a standard deviation, both have the decimals that give the deviation two digits, again two at most.
     """
@@ -27,7 +27,8 @@ def number(value: float | None, std: float | None = None) -> str:
         return "-"
     size = abs(value)
     if std is None:
-        return f"{value:.{_places(size, 4)}f}" if 0.1 <= size < 1e6 else f"{value:.4g}"
+        places = 0 if float(value).is_integer() else _places(size, 4)
+        return f"{value:.{places}f}" if 0.1 <= size < 1e6 else f"{value:.4g}"
     if max(size, std) >= 1e6:
         return f"{value:.4g} ± {std:.2g}"
     places = _places(std, 2, most=2 if max(size, std) >= 0.1 else 8)

@@ -86,7 +86,7 @@ def test_a_metric_that_no_run_reports():
     ("value", "std", "text"),
     [
         (None, None, "-"), (0.0, None, "0"), (97.777, None, "97.78"), (474.5, None, "474.5"), (1077.3, None, "1077"),
-        (12480.0, None, "12480"), (3.2e7, None, "3.2e+07"), (-0.5, None, "-0.50"), (0.0084451, None, "0.008445"),
+        (12480.0, None, "12480"), (3.2e7, None, "3.2e+07"), (-0.5, None, "-0.50"), (225.0, None, "225"), (0.0084451, None, "0.008445"),
         (12480.0, 11573.5, "12480 ± 11574"), (513.41, 22.59, "513 ± 23"), (45.32, 0.05, "45.32 ± 0.05"),
         (0.0212, 0.01, "0.021 ± 0.010"), (45.3, 0.0, "45.30 ± 0.00"), (3e7, 1e5, "3e+07 ± 1e+05"),
     ],
@@ -98,7 +98,7 @@ def test_numbers_are_as_long_as_they_are_known(value, std, text):
 def test_terminal():
     text = render.rich(view([found(0.49, 0), found(0.52, 1)], [found(0.8)]))
     assert "50.5 ± 2.1 ✓" in text
-    assert "80.00 ▼" in text
+    assert "80 ▼" in text
     assert "86.20 ± 0.70" in text
     assert "a CPU, commit 0123456789+" in text
     assert render.LEGEND in text
@@ -106,7 +106,7 @@ def test_terminal():
 
 def test_markdown():
     text = render.markdown(view([found(0.49, 0), found(0.51, 1)]))
-    assert "| a \\| b | 50.0 ± 1.4 ✓ | 50.00 | 1.00 ± 0.00 | ? | done |" in text
+    assert "| a \\| b | 50.0 ± 1.4 ✓ | 50 | 1.00 ± 0.00 | ? | done |" in text
 
 
 def test_csv():
@@ -121,7 +121,7 @@ def test_csv():
 def test_latex_escapes_and_balances():
     text = render.latex(view([found(0.49, 0), found(0.51, 1)], reduced=["trainer.epochs=1"]))
     assert r"A\_1 \& 50\%" in text
-    assert r"50.0 $\pm$ 1.4 & 50.00" in text
+    assert r"50.0 $\pm$ 1.4 & 50" in text
     assert "REDUCED: trainer.epochs=1" in text
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     rows = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
