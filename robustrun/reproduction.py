@@ -14,7 +14,7 @@ from robustrun.paths import conf_dir, experiments_dir
 from robustrun.registry import nearest, plugin_conf_dirs
 from robustrun.report.index import Found, Index
 from robustrun.report.tables import Row, Table
-from robustrun.report.view import RowView, TableView, row_view
+from robustrun.report.view import TableView, row_view
 
 if TYPE_CHECKING:
     from robustrun.identities import Identity
@@ -74,7 +74,13 @@ class Reproduction:
         return [self._view(name, table) for name, table in tables.items()]
 
     def _view(self, name: str, table: Table) -> TableView:
-        rows = [self._row(id_, row, table) for id_, row in self._rows(table)]
+        found = [(id_, row, *self._runs(row)) for id_, row in self._rows(table)]
+        runs = [run for *_, those, _ in found for run in those]
+        reported = {metric for metric in table.columns if any(run.reports(metric) for run in runs)}
+        rows = [
+            row_view(id_, row, table.columns, those, error, bool(self.reduced), reported)
+            for id_, row, those, error in found
+        ]
         return TableView(name, table, rows, self.reduced)
 
     def jobs(self, table: Table) -> Iterator[tuple[str, object]]:
@@ -102,13 +108,12 @@ class Reproduction:
             return None  # before anything is composed, which takes longer than all the rest
         return self.index.newest(self._identity(row, seed))
 
-    def _row(self, id_: str, row: Row, table: Table) -> RowView:
+    def _runs(self, row: Row) -> tuple[list[Found], str]:
+        """The row's finished runs, one a seed at most, and why it makes no sense, if it makes none."""
         try:
-            runs = [run for seed in row.seeds if (run := self.find(row, seed))]
-            error = ""
+            return [run for seed in row.seeds if (run := self.find(row, seed))], ""
         except ConfigError as wrong:
-            runs, error = [], str(wrong)
-        return row_view(id_, row, table.columns, runs, error, reduced=bool(self.reduced))
+            return [], str(wrong)
 
     def _typed(self, row: Row, seed: int) -> list[str]:
         typed = {_key(o) for o in self.overrides}

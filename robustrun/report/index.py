@@ -53,6 +53,14 @@ class Found:
             return self.data[group][name]
         return self.data["metrics"][metric]
 
+    def reports(self, metric: str) -> bool:
+        """Whether `value` has one for it."""
+        try:
+            self.value(metric)
+        except KeyError:
+            return False
+        return True
+
     @property
     def where(self) -> str:
         """On what it ran, for a reader who wants to judge the number."""

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -80,14 +80,23 @@ class TableView:
 
 
 def row_view(
-    name: str, row: Row, columns: Mapping[str, Column], runs: Sequence[Found], error: str = "", reduced: bool = False
+    name: str,
+    row: Row,
+    columns: Mapping[str, Column],
+    runs: Sequence[Found],
+    error: str = "",
+    reduced: bool = False,
+    elsewhere: Collection[str] = (),
 ) -> RowView:
-    """A row of the table from the runs that were found for it, one a seed at most."""
+    """A row of the table from the runs that were found for it, one a seed at most.
+
+    That they do not report a metric is an error, unless runs `elsewhere` in the table do.
+    """
     cells = {}
     for metric, column in columns.items():
         paper, paper_std = row.paper.get(metric, (None, None))
         values, missing = _values(runs, metric)
-        error = error or missing
+        error = error or ("" if metric in elsewhere else missing)
         shown = [column.shown(value) for value in values]
         mean = statistics.fmean(shown) if shown else None
         std = statistics.stdev(shown) if len(shown) > 1 else None

@@ -86,13 +86,21 @@ def test_a_metric_that_no_run_reports():
     ("value", "std", "text"),
     [
         (None, None, "-"), (0.0, None, "0"), (97.777, None, "97.78"), (474.5, None, "474.5"), (1077.3, None, "1077"),
-        (12480.0, None, "12480"), (3.2e7, None, "3.2e+07"), (-0.5, None, "-0.50"), (225.0, None, "225"), (0.0084451, None, "0.008445"),
+        (12480.0, None, "12480"), (3.2e7, None, "3.2e+07"), (-0.5, None, "-0.50"), (225.0, None, "225"),
+        (0.0084451, None, "0.008445"),
         (12480.0, 11573.5, "12480 ± 11574"), (513.41, 22.59, "513 ± 23"), (45.32, 0.05, "45.32 ± 0.05"),
         (0.0212, 0.01, "0.021 ± 0.010"), (45.3, 0.0, "45.30 ± 0.00"), (3e7, 1e5, "3e+07 ± 1e+05"),
     ],
 )  # fmt: skip
 def test_numbers_are_as_long_as_they_are_known(value, std, text):
     assert render.number(value, std) == text
+
+
+def test_a_metric_that_other_rows_report_is_no_error():
+    row = row_view("b", TABLE.rows["b"], {"acuracy": TABLE.columns["accuracy"]}, [found(0.5)], elsewhere={"acuracy"})
+    assert (row.error, row.cells["acuracy"].mean) == ("", None)
+    assert found(0.5).reports("accuracy")
+    assert not found(0.5).reports("acuracy")
 
 
 def test_terminal():
