@@ -111,6 +111,8 @@ def misfit(
                 "model",
                 f"it works on a {_names(models)}, and the model is a {_kind(model_type(model))}",
             )
+    if trainer.differentiates_twice and not all(getattr(c, "differentiable_twice", True) for c in model_type(model)):
+        return "trainer", "model", "it differentiates gradients, and this model's are a solver's, which cannot be"
     if certifier.closed_form and not trainer.closed_form:
         return "trainer", "certifier", "this speaks of least squares in closed form, and the trainer fits otherwise"
     return None

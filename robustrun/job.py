@@ -59,6 +59,7 @@ def _run(job: Job, run: Run) -> Result | None:
     task, trainer, certifier = (job.axes[axis].build() for axis in ("task", "trainer", "certifier"))
     with _timed("data", timings):
         task.load(run)
+        certifier.check(task)
     with _timed("build", timings):
         seed_globals(run.seed_for("build"))
         model = job.axes["model"].build(task.spec)

@@ -96,6 +96,18 @@ def test_what_does_not():
     assert blame(Maze, Table, Nothing, Attack) == ("certifier", "task")
 
 
+def test_traits_that_annotations_do_not_tell(monkeypatch):
+    assert misfit(Images, Network, Sgd, Attack) is None
+    monkeypatch.setattr(Sgd, "differentiates_twice", True)
+    assert misfit(Images, Network, Sgd, Attack) is None
+    monkeypatch.setattr(Network, "differentiable_twice", False, raising=False)
+    assert blame(Images, Network, Sgd, Attack) == ("trainer", "model")
+    monkeypatch.setattr(Flips, "closed_form", True)
+    assert blame(Images, Linear, Sgd, Flips) == ("trainer", "certifier")
+    monkeypatch.setattr(Sgd, "closed_form", True)
+    assert misfit(Images, Linear, Sgd, Flips) is None
+
+
 def test_the_reason_is_readable():
     _, _, why = misfit(Maze, Table, Nothing, Attack)
     assert why == "it works on a ClassificationTask, and the task is a MDPTask"

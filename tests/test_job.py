@@ -116,6 +116,12 @@ def test_rerun_repeats_to_the_same_numbers(robust):
     assert after.timings != before.timings
 
 
+def test_a_certifier_that_does_not_suit_the_task_is_refused_before_training(robust):
+    code, _, err = robust("task=digits", "model=linear", "trainer=least_squares", "certifier=label_flip_attack")
+    assert code == 2
+    assert err == "robustrun: these attacks flip labels of two classes, not of 10\n"
+
+
 def test_changing_the_certifier_does_not_change_the_training(robust):
     robust("+exp=toy_digits")
     robust("+exp=toy_digits", "certifier=pgd_quick", "certifier.steps=1")

@@ -37,6 +37,14 @@ class Examplewise(Certifier):
         self.state = state
         self.selection = {"split": split, "examples": examples, "batch_size": batch_size, "shard": shard}
 
+    def check(self, task: ExampleTask) -> None:
+        _check_split(task, self.selection["split"])
+
+
+def _check_split(task: ExampleTask, split: Split) -> None:
+    if not task.size(split):
+        raise ConfigError(f"the task has no split '{split}' to certify on")
+
 
 def judge_examples(
     judge: Judge,
@@ -71,10 +79,8 @@ def judge_examples(
         ConfigError: the split is empty, or the shard makes no sense.
         Stopped: a signal came; the records so far are kept.
     """
-    size = task.size(split)
-    if not size:
-        raise ConfigError(f"the task has no split '{split}' to certify on")
-    chosen = shard_indices(np.arange(0, size, stride)[:examples], shard)
+    _check_split(task, split)
+    chosen = shard_indices(np.arange(0, task.size(split), stride)[:examples], shard)
     # Each process judges its share of the batches; together they have all records.
     chunks = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
     chunks = chunks[run.distributed.rank :: run.distributed.world_size]

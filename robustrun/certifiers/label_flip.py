@@ -44,10 +44,9 @@ def _training(task: ClassificationTask, fitted: Fitted[LinearClassifier], run: R
     return RidgeHat.fit(features, intercept=bool(fitted.extra["intercept"])), labels, features
 
 
-def _noise(q: float, classes: int) -> float:
+def _check_noise(q: float, classes: int) -> None:
     if not 0 < q < 1 - 1 / classes:
         raise ConfigError(f"certifier.q={q}: with {classes} classes it must lie between 0 and {1 - 1 / classes:.6g}")
-    return q
 
 
 def certified(correct: np.ndarray, radius: np.ndarray, name: str, radii: Sequence[int]) -> dict[str, float]:
@@ -97,13 +96,15 @@ class LabelFlip(Certifier):
         self.exact, self.partitions, self.tilts, self.radii = exact, partitions, tilts, radii
         self.selection = {"examples": examples, "stride": stride, "batch_size": batch_size, "shard": shard}
 
+    def check(self, task: ClassificationTask) -> None:
+        for q in self.noise:
+            _check_noise(q, task.spec.classes)
+        if self.partitions > (size := task.size("train")):
+            raise ConfigError(f"certifier.partitions={self.partitions}, but there are {size} training examples")
+
     def certify(self, task: ClassificationTask, fitted: Fitted[LinearClassifier], run: Run) -> Report:
         classes = task.spec.classes
-        for q in self.noise:
-            _noise(q, classes)
         hat, labels, features = _training(task, fitted, run)
-        if self.partitions > len(labels):
-            raise ConfigError(f"certifier.partitions={self.partitions}, but there are {len(labels)} training examples")
         strength = fitted.extra["regularisation"]
 
         @torch.no_grad()
@@ -213,9 +214,11 @@ class LabelFlipSampling(Certifier):
         self.q, self.samples, self.alpha, self.radii = q, samples, alpha, radii
         self.selection = {"examples": examples, "batch_size": batch_size, "shard": shard}
 
+    def check(self, task: ClassificationTask) -> None:
+        _check_noise(self.q, task.spec.classes)
+
     def certify(self, task: ClassificationTask, fitted: Fitted[LinearClassifier], run: Run) -> Report:
-        classes = task.spec.classes
-        q = _noise(self.q, classes)
+        classes, q = task.spec.classes, self.q
         hat, labels, _ = _training(task, fitted, run)
 
         @torch.no_grad()
@@ -264,6 +267,8 @@ class LabelFlipAttack(Certifier):
         radii, examples, stride, batch_size, shard: as for label_flip.
     """
 
+    closed_form = True
+
     def __init__(
         self,
         *,
@@ -278,9 +283,11 @@ class LabelFlipAttack(Certifier):
         self.components, self.penalty, self.radii = components, penalty, radii
         self.selection = {"examples": examples, "stride": stride, "batch_size": batch_size, "shard": shard}
 
-    def certify(self, task: ClassificationTask, fitted: Fitted[LinearClassifier], run: Run) -> Report:
+    def check(self, task: ClassificationTask) -> None:
         if task.spec.classes != 2:
             raise ConfigError(f"these attacks flip labels of two classes, not of {task.spec.classes}")
+
+    def certify(self, task: ClassificationTask, fitted: Fitted[LinearClassifier], run: Run) -> Report:
         hat, labels, features = _training(task, fitted, run)
         principal = RidgeHat.fit(features).basis[:, -self.components :]
         mean = features.mean(0)

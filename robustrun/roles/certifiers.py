@@ -52,6 +52,13 @@ class Certifier:
 
     closed_form = False  # speaks of least-squares fits alone
 
+    def check(self, task: Task) -> None:
+        """Look whether the loaded task suits the options; called before anything is trained.
+
+        Raises:
+            ConfigError: it does not.
+        """
+
     def certify(self, task: Task, fitted: Fitted, run: Run) -> Report:
         """Judge the fitted model on the task.
 

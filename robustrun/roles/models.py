@@ -134,6 +134,8 @@ class EquilibriumClassifier(nn.Module):
     included; `pool_norm` is the norm of the linear map between z and what the readout takes, `pool(z)`.
     """
 
+    differentiable_twice = False  # its gradient is a solver's result
+
     layer: MonotoneLayer
     readout: nn.Linear
     pool_norm: float = 1.0
@@ -159,6 +161,8 @@ class EquilibriumNetwork(nn.Module):
 
     `layer` says how it is solved and differentiated, and keeps what the last solves took.
     """
+
+    differentiable_twice = False  # its gradient is a solver's result
 
     layer: DeepEquilibrium
 

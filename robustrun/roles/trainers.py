@@ -45,6 +45,7 @@ class Trainer:
     """
 
     closed_form = False  # the model may be a least-squares fit of the training set
+    differentiates_twice = False  # it needs gradients of the model's gradients
 
     def fit(self, task: Task, model: Any, run: Run) -> Fitted:
         """Fit the model, in place; `run` keeps checkpoints, from which a resumed job goes on to the same bits.

@@ -25,6 +25,8 @@ class GradAlign(Adversarial):
         common: see `Adversarial`.
     """
 
+    differentiates_twice = True
+
     def __init__(self, *, align: NonNegative = 0.2, **common):
         super().__init__(**common)
         self.align = align

@@ -32,6 +32,10 @@ class _PerPixel(Supervised):
         self._weights = torch.tensor(weights, device=session.run.device) if weights else None
 
     def loss(self, session: Session, logits: Tensor, targets: Tensor) -> Tensor:
+        classes = session.task.spec.classes
+        if logits.ndim != 4 or logits.shape[1] != classes:
+            found = f"of {len(targets)} images this model makes {tuple(logits.shape)}"
+            raise ConfigError(f"{found}: a label for every pixel takes (B, {classes}, H, W)")
         ignore = session.task.spec.ignore_index
         return pixel_cross_entropy(logits, targets, weights=self._weights, ignore_index=ignore)
 

@@ -9,6 +9,7 @@ from robustrun.certifiers.label_flip_figures import curve
 from robustrun.errors import ConfigError, DataError
 from robustrun.models.linear import FeatureCNN, Linear, LinearFourier
 from robustrun.roles import ClassificationSpec, Fitted
+from robustrun.tasks.images import Images
 from robustrun.tasks.label_flip import ClassSubset, FeatureFile, Reviews, SmallTable
 from robustrun.trainers.least_squares import LeastSquares
 
@@ -75,7 +76,7 @@ def test_several_classes_partitions_and_sampling(run):
     sampled = LabelFlipSampling(samples=2000).certify(task, fitted, run)
     assert (sampled.examples["predicted"] == columns["predicted"]).mean() > 0.9
     with pytest.raises(ConfigError, match="two classes"):
-        LabelFlipAttack().certify(task, fitted, run)
+        LabelFlipAttack().check(task)
 
 
 def test_attacks_never_beat_certificates(run):
@@ -110,11 +111,17 @@ def test_counts_and_curves():
 
 def test_wrong_requests(run, tmp_path):
     task = ClassSubset(dataset="digits", classes=[1, 7])
-    fitted = fitted_on(task, run)
+    task.load(run)
     with pytest.raises(ConfigError, match="must lie between"):
-        LabelFlip(q=0.5).certify(task, fitted, run)
+        LabelFlip(q=0.5).check(task)
+    with pytest.raises(ConfigError, match="must lie between"):
+        LabelFlipSampling(q=0.5).check(task)
     with pytest.raises(ConfigError, match="partitions"):
-        LabelFlip(partitions=10_000).certify(task, fitted, run)
+        LabelFlip(partitions=10_000).check(task)
+    with pytest.raises(ConfigError, match="two classes, not of 10"):
+        LabelFlipAttack().check(Images(dataset="digits"))
+    LabelFlip(q=0.4, partitions=10).check(task)
+    LabelFlipAttack().check(task)
     with pytest.raises(ConfigError, match="least squares"):
         LabelFlip().certify(task, Fitted(Linear(task.spec)), run)
     for classes in ([1], [1, 1], [1, 10]):

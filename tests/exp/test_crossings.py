@@ -58,8 +58,9 @@ SMALL = {
         "standard": ("standard", FEW),
         "least_squares": ("least_squares", {}),
         "none": ("none", {}),
-        "ap_perf": ("ap_perf", {"epochs": 1, "penalties": "[0.01]"}),
-        "cross_entropy": ("cross_entropy", {"epochs": 1, "penalties": "[0.01]"}),
+        # 51 examples: of batches of 25 a single one is left, whose one pixel cannot be normalised
+        "ap_perf": ("ap_perf", {"epochs": 1, "penalties": "[0.01]", "batch_size": 16}),
+        "cross_entropy": ("cross_entropy", {"epochs": 1, "penalties": "[0.01]", "batch_size": 16}),
         "free": ("free", FEW | {"replays": 2}),
         "rica": ("rica", {"epochs": 1, "patches": 200, "batch_size": 50}),
         "one_step": ("one_step", {"epochs": 1}),
@@ -105,8 +106,13 @@ KINDS = (
 )  # fmt: skip
 
 
-# What is refused after composition, since only a task's classes tell: task and certifier, and the sentence.
-REFUSED = {("images", "label_flip_attack"): "these attacks flip labels of two classes, not of 10"}
+# What is refused only once it is built, since only the built parts tell: some of a cell, and the sentence.
+REFUSED = {
+    ("images", "label_flip_attack"): "these attacks flip labels of two classes, not of 10",
+    ("street_scenes", "module"): "a label for every pixel takes (B, 5, H, W)",
+    ("rest", "one_step"): "this model has no parameters to train: use trainer=none",
+    ("rest", "trajectory"): "this model has no parameters to train: use trainer=none",
+}
 
 
 class Net(nn.Sequential):
@@ -181,9 +187,10 @@ def test_a_crossing_runs_and_certifies(cell, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("ROBUSTRUN_OUTPUTS", str(tmp_path))
     code = cli.run(overrides(cell))
     said = capfd.readouterr()
-    if (cell[0], cell[3]) in REFUSED:
+    refusal = next((sentence for some, sentence in REFUSED.items() if set(some) <= set(cell)), None)
+    if refusal:
         assert code == 2
-        assert REFUSED[cell[0], cell[3]] in said.err
+        assert refusal in said.err
         assert said.err.count("\n") == 1
         return
     assert code == 0, said.err

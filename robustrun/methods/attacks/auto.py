@@ -94,6 +94,8 @@ def autoattack(
     accuracy = {"clean": _share(broken_by == ROBUST)}
     for number, name in enumerate(attacks):
         for part in (broken_by == ROBUST).nonzero()[:, 0].split(batch_size):
+            if not len(part):  # of nothing, split makes one empty part, which not every model takes
+                break
             found = run[name](model, inputs[part], labels[part], norm=norm, epsilon=pick(epsilon, part), box=box)
             broken = part[found.success]
             delta[broken], broken_by[broken] = found.delta[found.success], number

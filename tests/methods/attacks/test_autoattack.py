@@ -229,6 +229,20 @@ def test_the_ensemble_breaks_what_its_members_break(norm, epsilon):
     assert result.success.sum() >= single.success.sum()
 
 
+def test_no_pass_is_made_for_nothing():
+    """Of no survivors, no batch: not every model takes an empty one."""
+    net, x = mlp(classes=10), torch.rand(20, 1, 4, 4)
+    sizes = []
+
+    def watched(points):
+        sizes.append(len(points))
+        return net(points)
+
+    result = autoattack(watched, x, (net(x).argmax(1) + 1) % 10, epsilon=0.05, steps=5, queries=20)
+    assert result.robust_accuracy == dict.fromkeys(["clean", "apgd-ce", "apgd-t", "fab-t", "square"], 0.0)
+    assert sizes == [20]
+
+
 def test_few_classes_and_unknown_names():
     net, x = mlp(classes=3), torch.rand(40, 1, 4, 4)
     y = net(x).argmax(1)
