@@ -46,9 +46,10 @@ def ours(cell: Cell) -> str:
 
 
 def papers(cell: Cell, row: RowView, metric: str) -> str:
-    """The paper's number; a question mark where the paper's is not known."""
-    known = metric in row.row.paper
-    return number(cell.paper, cell.paper_std) if cell.paper is not None else "?" if known else "-"
+    """The paper's number in the paper's digits; a question mark where the paper's is not known."""
+    if cell.paper is None:
+        return "?" if metric in row.row.paper else "-"
+    return f"{cell.paper:.6g}" if cell.paper_std is None else number(cell.paper, cell.paper_std)
 
 
 def source(row: RowView) -> str:
