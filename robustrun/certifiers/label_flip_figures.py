@@ -31,7 +31,7 @@ def flips_figure(title: str, series: dict[str, tuple[np.ndarray, np.ndarray]], n
         top = axes.secondary_xaxis("top", functions=(lambda r: 100 * r / n, lambda p: p * n / 100))
         top.set_xlabel(f"% of {n:,} training labels", fontsize=8)
 
-    return Figure(title, "changed training labels", "accuracy", series, kind="custom", draw=draw)
+    return Figure(title, "changed training labels", "accuracy", series, kind="step", draw=draw)
 
 
 def margin_figure(noise: Sequence[float], classes: int, largest: int = 100) -> Figure:

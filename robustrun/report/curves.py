@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robustrun.report.figures import ABOUT, draw
 from robustrun.report.view import TableView
 from robustrun.roles import Figure
 
@@ -48,9 +49,12 @@ def _lines(path: Path) -> list[dict]:
 
 
 def certified(run_dir: Path) -> dict[str, Figure]:
-    """The curves that the certifier drew, from the data that it wrote beside each."""
-    figures = {}
+    """The curves that the certifier drew, from the data that it wrote beside each; none of what is no curve."""
+    figures, about = {}, _about(run_dir)
     for path in sorted((run_dir / "figures").glob("*.csv")):
+        how = about.get(path.stem, {})
+        if how.get("kind") == "custom":
+            continue
         series: dict[str, list[list[float]]] = defaultdict(list)
         with open(path, newline="") as file:
             head, *rows = list(csv.reader(file)) or [["series", "x", "y"]]
@@ -58,14 +62,30 @@ def certified(run_dir: Path) -> dict[str, Figure]:
             series[row[0]].append([float(value) for value in row[1:] if value != ""])
         curves = {label: tuple(np.array(rows).T) for label, rows in series.items() if len({len(r) for r in rows}) == 1}
         xlabel, ylabel = (name if name not in ("x", "y") else "" for name in head[1:3])
-        figures[path.stem] = Figure(path.stem.replace("_", " "), xlabel, ylabel, series=curves)
+        title = how.pop("title", path.stem.replace("_", " "))
+        figures[path.stem] = Figure(title, xlabel, ylabel, curves, **how)
     return figures
 
 
+def _about(run_dir: Path) -> dict[str, dict[str, str]]:
+    """What `figures.write` noted of each figure, as far as it makes sense; nothing of older runs."""
+    try:
+        noted = json.loads((run_dir / "figures" / ABOUT).read_text())
+    except (OSError, ValueError):
+        return {}
+    scales = ("linear", "log")
+    known = {"kind": ("line", "step", "scatter", "image", "custom"), "xscale": scales, "yscale": scales}
+    about = {}
+    for name, how in noted.items() if isinstance(noted, dict) else ():
+        those = {key: how.get(key) for key in ("title", *known)} if isinstance(how, dict) else {}
+        about[name] = {k: v for k, v in those.items() if isinstance(v, str) and v in known.get(k, (v,))}
+    return about
+
+
 def pictures(run_dir: Path) -> dict[str, bytes]:
-    """The certifier's figures that have no curves behind them, as PNG."""
-    found = sorted((run_dir / "figures").glob("*.png"))
-    return {path.stem: path.read_bytes() for path in found if not path.with_suffix(".csv").exists()}
+    """The certifier's figures that are no curves, as PNG."""
+    drawn, found = certified(run_dir), sorted((run_dir / "figures").glob("*.png"))
+    return {path.stem: path.read_bytes() for path in found if path.stem not in drawn}
 
 
 def of_table(view: TableView) -> Figure | None:
@@ -89,8 +109,6 @@ def of_table(view: TableView) -> Figure | None:
 
 def write(figures: Mapping[str, Figure], directory: Path) -> None:
     """Every figure as NAME.png and NAME.pdf."""
-    from robustrun.report.figures import draw
-
     directory.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         for suffix in ("png", "pdf"):

@@ -1,7 +1,8 @@
-"""Figures of a report: PNG (or PDF) for reading and the data behind each as CSV."""
+"""Figures of a report: PNG (or PDF) for reading, the data behind each as CSV, and how they are drawn as JSON."""
 
 import csv
 import io
+import json
 import math
 from pathlib import Path
 from typing import IO
@@ -11,6 +12,7 @@ import numpy as np
 from robustrun.roles import Figure
 from robustrun.runtime.files import write_atomically
 
+ABOUT = "figures.json"  # beside them: figure -> what its data do not say
 _INSIDE = 8  # curves whose legend fits into the axes
 _WIDE = 40  # letters of a label that takes a line of the legend for itself
 
@@ -25,7 +27,7 @@ def draw(figure: Figure, path: Path | IO[bytes]) -> None:
     columns = 1 if max(map(len, figure.series), default=0) > _WIDE else 2
     below = math.ceil(len(figure.series) / columns) if len(figure.series) > _INSIDE else 0  # lines of a legend below
     canvas = Canvas(figsize=(6.4, 4.2 + 0.18 * below), dpi=150, layout="constrained")
-    if figure.kind == "custom":
+    if figure.draw is not None:
         figure.draw(canvas)
     else:
         axes = canvas.add_subplot()
@@ -69,9 +71,14 @@ def to_csv(figure: Figure) -> str:
 
 
 def write(figures: dict[str, Figure], directory: Path) -> None:
-    """Write every figure as NAME.png and its data as NAME.csv."""
+    """Write every figure as NAME.png, its data as NAME.csv, and what they do not say into `ABOUT`."""
     if not figures:
         return
+    about = {
+        name: {"title": figure.title, "kind": figure.kind, "xscale": figure.xscale, "yscale": figure.yscale}
+        for name, figure in figures.items()
+    }
+    write_atomically(directory / ABOUT, json.dumps(about, indent=2, ensure_ascii=False).encode())
     for name, figure in figures.items():
         if figure.series:
             write_atomically(directory / f"{name}.csv", to_csv(figure).encode())

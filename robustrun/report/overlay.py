@@ -2,22 +2,29 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from robustrun.report import curves
 from robustrun.roles import Figure
 
+_READABLE = 16  # curves in one picture
+
 
 def overlay(runs: Mapping[str, Path]) -> dict[str, Figure]:
-    """Every figure that at least two of the run directories (by label) have, with the curves of all that have it."""
+    """Every figure that at least two of the run directories (by label) have, with the curves of all that have it.
+
+    Left out is what would have more curves than an eye can tell apart.
+    """
     drawn = {label: curves.certified(directory) for label, directory in runs.items()}
     shared: dict[str, Figure] = {}
     for name in dict.fromkeys(name for figures in drawn.values() for name in figures):
         those = {label: figures[name] for label, figures in drawn.items() if name in figures}
         if len(those) < 2:
             continue
-        first = next(iter(those.values()))
-        shared[name] = joined = Figure(first.title, first.xlabel, first.ylabel)
+        if sum(len(figure.series) for figure in those.values()) > _READABLE:
+            continue
+        shared[name] = joined = replace(next(iter(those.values())), series={})
         for label, figure in those.items():
             for series, columns in figure.series.items():
                 joined.series[label if len(figure.series) == 1 else f"{label}: {series}"] = columns

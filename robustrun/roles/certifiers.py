@@ -14,8 +14,8 @@ from robustrun.runtime import Run
 class Figure:
     """A figure as data: drawn as PNG/PDF, written as CSV, and drawn again on the HTML page.
 
-    `series` maps a label to (x, y) or (x, y, low, high) arrays of one length. `kind` "image" takes
-    `image` (H, W[, 3]) instead; anything else is drawn by `draw(axes)` from the same data.
+    `series` maps a label to (x, y) or (x, y, low, high) arrays of one length. `kind` "image" takes `image` (H, W[, 3])
+    instead. `draw(canvas)`, if given, makes the picture; with the kind "custom" it alone can, and the series are data.
     """
 
     title: str
@@ -24,7 +24,7 @@ class Figure:
     series: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     kind: Literal["line", "step", "scatter", "image", "custom"] = "line"
     image: np.ndarray | None = None
-    draw: Any = None  # Callable[[matplotlib.figure.Figure], None] for kind "custom"
+    draw: Any = None  # Callable[[matplotlib.figure.Figure], None]
     xscale: Literal["linear", "log"] = "linear"
     yscale: Literal["linear", "log"] = "linear"
 

@@ -43,6 +43,31 @@ def test_what_is_shared_is_joined(runs):
     assert overlay.overlay({"none": runs["none"], "other": runs["other"]}) == {}
 
 
+def test_scales_and_kinds_are_kept(runs):
+    x = np.array([1.0, 10.0])
+    for name in ("none", "two"):
+        points = Figure("Errors, one a point", "x", "y", {"c": (x, x)}, kind="scatter", xscale="log", yscale="log")
+        field = Figure("A field", series={"c": (x, x)}, kind="custom", draw=lambda canvas: canvas.add_subplot())
+        figures.write({"points": points, "field": field}, runs[name] / "figures")
+    joined = overlay.overlay(runs)
+    assert list(joined) == ["certified", "points"], "a field is no curve"
+    figure = joined["points"]
+    assert (figure.title, figure.kind, figure.xscale, figure.yscale) == ("Errors, one a point", "scatter", "log", "log")
+    assert list(curves.pictures(runs["two"])) == ["field"]
+    (runs["two"] / "figures" / figures.ABOUT).write_text('{"points": {"kind": "pie", "title": 3}, "field": [], "": 0}')
+    assert curves.certified(runs["two"])["points"].kind == "line"
+    (runs["two"] / "figures" / figures.ABOUT).write_text("[")
+    assert curves.certified(runs["two"])["points"].title == "points"
+
+
+def test_more_curves_than_can_be_told_apart_are_not_joined(runs):
+    x = np.array([0.0, 1.0])
+    for name in ("none", "two"):
+        many = Figure("Many", series={str(i): (x, x + i) for i in range(9)})
+        figures.write({"many": many}, runs[name] / "figures")
+    assert list(overlay.overlay(runs)) == ["certified"]
+
+
 def test_it_lies_beside_the_runs_as_picture_and_data(runs):
     target = overlay.write(runs)
     assert target.parent == runs["none"].parent / "comparisons"
@@ -70,5 +95,5 @@ def test_the_page_shows_comparisons(runs):
     listed = [type(found(0.5))(path / "result.json", (path / "result.json").read_text()) for path in runs.values()]
     text = html.page([], listed)
     assert "Comparisons" in text
-    assert "certified: none, two: a, two: b" in text
+    assert "Certified: none, two: a, two: b" in text
     assert "Comparisons" not in html.page([], listed[2:])
