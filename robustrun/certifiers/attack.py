@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustrun.certifiers.examplewise import judge_examples
+from robustrun.certifiers.examplewise import check_split, judge_examples
 from robustrun.numbers import PositiveInt
-from robustrun.roles import Batch, Certifier, ClassificationTask, Fitted, Report
+from robustrun.roles import Batch, Certifier, ClassificationTask, Figure, Fitted, Report
 from robustrun.runtime import Run
 
 
@@ -47,10 +47,18 @@ class Attack(Certifier):
         """Metrics of one state."""
         raise NotImplementedError
 
+    def figures(self, columns: dict[str, dict[str, np.ndarray]]) -> dict[str, Figure]:
+        """Pictures of all states: state -> its columns."""
+        return {}
+
+    def check(self, task: ClassificationTask) -> None:
+        check_split(task, self.selection["split"])
+
     def certify(self, task: ClassificationTask, fitted: Fitted[nn.Module], run: Run) -> Report:
         metrics: dict[str, float] = {}
         examples: dict[str, np.ndarray] = {}
         passes = {"forward_passes": 0.0, "backward_passes": 0.0}
+        judged: dict[str, dict[str, np.ndarray]] = {}
         for state in self.states:
             several = len(self.states) > 1
             prefix = f"{state}_" if several else ""
@@ -65,12 +73,13 @@ class Attack(Certifier):
             )
             for key in passes:
                 passes[key] += columns.pop(key.removesuffix("_passes") + "s").sum()
+            judged[state] = columns
             metrics |= {f"{prefix}{key}": value for key, value in self.summary(columns).items()}
             examples |= {
                 key if key in ("index", "label") else f"{prefix}{key}": column for key, column in columns.items()
             }
         counts = {"examples": len(examples["index"]), **{key: round(value) for key, value in passes.items()}}
-        return Report(metrics, examples, counts=counts)
+        return Report(metrics, examples, self.figures(judged), counts)
 
 
 def shared(count: int, targets: Tensor) -> Tensor:

@@ -38,10 +38,15 @@ class Examplewise(Certifier):
         self.selection = {"split": split, "examples": examples, "batch_size": batch_size, "shard": shard}
 
     def check(self, task: ExampleTask) -> None:
-        _check_split(task, self.selection["split"])
+        check_split(task, self.selection["split"])
 
 
-def _check_split(task: ExampleTask, split: Split) -> None:
+def check_split(task: ExampleTask, split: Split) -> None:
+    """Look whether the split has examples.
+
+    Raises:
+        ConfigError: it has none.
+    """
     if not task.size(split):
         raise ConfigError(f"the task has no split '{split}' to certify on")
 
@@ -79,7 +84,7 @@ def judge_examples(
         ConfigError: the split is empty, or the shard makes no sense.
         Stopped: a signal came; the records so far are kept.
     """
-    _check_split(task, split)
+    check_split(task, split)
     chosen = shard_indices(np.arange(0, task.size(split), stride)[:examples], shard)
     # Each process judges its share of the batches; together they have all records.
     chunks = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]

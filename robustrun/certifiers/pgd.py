@@ -11,7 +11,7 @@ from robustrun.certifiers.examplewise import fraction
 from robustrun.methods.attacks import LossName, evaluation_mode, fgsm, pgd
 from robustrun.numbers import NonNegative, NonNegativeInt, Number, PositiveInt
 from robustrun.registry import certifiers
-from robustrun.roles import Batch
+from robustrun.roles import Batch, Figure
 from robustrun.runtime import Run
 
 
@@ -73,6 +73,7 @@ class PGD(Attack):
             "correct": correct,
             "fgsm_correct": ~one_step.success & correct,
             "robust": ~result.success & correct,
+            "broken_after": result.broken_after,
             "loss": result.loss,
             "forwards": shared(result.forwards, targets),
             "backwards": shared(result.backwards, targets),
@@ -83,4 +84,17 @@ class PGD(Attack):
             **fraction(columns["correct"], "clean_accuracy"),
             "fgsm_accuracy": float(np.mean(columns["fgsm_correct"])),
             **fraction(columns["robust"], "robust_accuracy"),
+        }
+
+    def figures(self, columns: dict[str, dict[str, np.ndarray]]) -> dict[str, Figure]:
+        steps = np.arange(self.steps * self.restarts + 1)
+        series = {}
+        for state, those in columns.items():
+            stands = np.where(those["correct"] & ~those["robust"], those["broken_after"], len(steps))
+            stands = np.sort(np.where(those["correct"], stands, -1))
+            accuracy = 1 - np.searchsorted(stands, steps, side="right") / len(stands)
+            series[state if len(columns) > 1 else "robust"] = steps, accuracy
+        label = "steps" if self.restarts == 1 else "steps, of all restarts one after another"
+        return {
+            "accuracy_by_steps": Figure(f"Accuracy under {self.description}", label, "accuracy", series, kind="step")
         }

@@ -166,7 +166,12 @@ def test_both_states_are_attacked_and_the_gap_is_between_them(run):
     lost = report.metrics["best_robust_accuracy"] - report.metrics["last_robust_accuracy"]
     assert report.metrics["robust_gap"] == lost > 0
     assert report.metrics["train_error_final"] == pytest.approx(1 - np.mean([0.2, 0.5, 0.9]))
-    assert set(report.figures) == {"learning_curve", "learning_curve_loss"}
+    assert set(report.figures) == {"learning_curve", "learning_curve_loss", "accuracy_by_steps"}
+    for state, (steps, accuracy) in report.figures["accuracy_by_steps"].series.items():
+        assert steps.tolist() == [0, 1, 2, 3]
+        assert accuracy[-1] == pytest.approx(report.metrics[f"{state}_robust_accuracy"])
+        assert accuracy[0] <= report.metrics[f"{state}_clean_accuracy"]
+        assert (np.diff(accuracy) <= 0).all()
     assert report.figures["learning_curve"].series["test, robust"][1].tolist() == pytest.approx([30, 20, 40])
 
 
@@ -175,4 +180,4 @@ def test_without_a_best_state_the_last_is_attacked(run):
     report = certifier.certify(Greys(), Fitted(Brightness()), run)
     assert report.metrics["robust_accuracy"] < report.metrics["clean_accuracy"]
     assert "robust_gap" not in report.metrics
-    assert not report.figures
+    assert list(report.figures) == ["accuracy_by_steps"]

@@ -27,6 +27,8 @@ class AttackResult:
         success: (B,) bool: `inputs + delta` is misclassified (targeted: gets the target class).
         loss: (B,) the attack's loss there.
         forwards, backwards: examples that were passed through the network, summed over all passes.
+        broken_after: (B,) the steps, of all restarts one after another, after which an example was broken first; -1 if
+            it never was. Of PGD alone, and exact where broken examples are frozen: else the end of the restart.
     """
 
     delta: Tensor
@@ -34,6 +36,7 @@ class AttackResult:
     loss: Tensor
     forwards: int
     backwards: int
+    broken_after: Tensor | None = None
 
 
 def pgd(
@@ -93,8 +96,10 @@ def pgd(
     with nullcontext() if keep_mode else evaluation_mode(model), frozen_parameters(model):
         delta, success = torch.zeros_like(inputs), torch.zeros_like(targets, dtype=torch.bool)
         value = inputs.new_full(targets.shape, -torch.inf)
+        after = torch.full_like(targets, -1)
         if select == "any_break":
             success, value = climb.look(inputs, targets)
+            after[success] = 0
         for restart in range(restarts):
             if noise is None:
                 begin = ball.start(start, generator)
@@ -105,17 +110,20 @@ def pgd(
             if not len(left):
                 break
             found = climb(ball.select(left), targets[left], begin[left], pick(alpha, left))
+            *found, taken = found
+            first = found[1] & (after[left] < 0)
+            after[left[first]] = restart * steps + taken[first]
             better = ~(found[2] < value[left])
             if select == "any_break":
                 better = ~success[left] & (found[1] | better)
             kept = left[better]
             delta[kept], success[kept], value[kept] = (part[better] for part in found)
-    return AttackResult(delta, success, value, climb.oracle.forwards, climb.oracle.backwards)
+    return AttackResult(delta, success, value, climb.oracle.forwards, climb.oracle.backwards, after)
 
 
 @dataclass
 class _Climb:
-    """One restart: `steps` steps of ascent from given starts. Calls return (delta, success, loss)."""
+    """One restart: `steps` steps of ascent from given starts. Calls return (delta, success, loss, steps taken)."""
 
     oracle: Oracle
     loss: Loss
@@ -124,31 +132,36 @@ class _Climb:
     freeze: bool
     compact: bool
 
-    def __call__(self, ball: Ball, targets: Tensor, delta: Tensor, alpha: Radius) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, ball: Ball, targets: Tensor, delta: Tensor, alpha: Radius) -> tuple[Tensor, ...]:
+        taken = torch.full_like(targets, self.steps)
         final, success = delta.clone(), torch.zeros_like(targets, dtype=torch.bool)
         value = delta.new_empty(len(delta))
         rows = torch.arange(len(delta), device=delta.device)  # of the examples that are still in the batch
-        for _ in range(self.steps):
+        for step in range(self.steps):
             logits, gradient = self.oracle.gradient(ball.inputs + delta, targets, self.ascended)
             broken = self.broken(logits, targets)
             moved = ball.step(delta, gradient, alpha)
             if not self.compact:
-                delta = torch.where(over_examples(broken, delta), delta, moved) if self.freeze else moved
+                if self.freeze:
+                    delta = torch.where(over_examples(broken, delta), delta, moved)
+                    taken = torch.where(broken, taken.clamp(max=step), taken)
+                else:
+                    delta = moved
                 continue
             stays = (~broken).nonzero()[:, 0]
             if len(stays) == len(rows):
                 delta = moved
                 continue
             out = rows[broken]
-            final[out], success[out] = delta[broken], True
+            final[out], success[out], taken[out] = delta[broken], True, step
             value[out] = self.ascended(logits, targets)[broken].to(value)
             rows, delta = rows[stays], moved[stays]
             ball, targets, alpha = ball.select(stays), targets[stays], pick(alpha, stays)
             if not len(rows):
-                return final, success, value
+                return final, success, value, taken
         final[rows] = delta
         success[rows], value[rows] = self.look(ball.inputs + delta, targets)
-        return final, success, value
+        return final, success, value, taken
 
     def look(self, points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Whether `points` break the network, and the loss there."""

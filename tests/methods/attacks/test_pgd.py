@@ -129,6 +129,32 @@ def test_invariants(norm, loss, freeze):
     assert torch.equal(result.success, net(x + result.delta).argmax(1) != y)
 
 
+@pytest.mark.parametrize("compact", [True, False])
+def test_when_an_example_breaks_is_when_a_shorter_attack_breaks_it(compact):
+    net, x = mlp(hidden=64, classes=10), torch.rand(150, 1, 4, 4)
+    y = net(x).argmax(1)
+    y[:5] = (y[:5] + 1) % 10
+    noise = torch.zeros(1, *x.shape).uniform_(-0.1, 0.1)
+    attack = {"epsilon": 0.1, "alpha": 0.015, "noise": noise, "keep_mode": not compact}
+    whole = pgd(net, x, y, steps=6, **attack)
+    assert len(whole.broken_after.unique()) > 3
+    for steps in range(7):
+        broken = pgd(net, x, y, steps=steps, **attack).success
+        assert torch.equal((whole.broken_after >= 0) & (whole.broken_after <= steps), broken)
+
+
+def test_restarts_are_counted_one_after_another():
+    net, x = mlp(hidden=64, classes=10), torch.rand(150, 1, 4, 4)
+    y = net(x).argmax(1)
+    attack = {"epsilon": 0.05, "alpha": 0.01, "steps": 3, "select": "any_break"}
+    noise = torch.zeros(3, *x.shape).uniform_(-0.05, 0.05)
+    after = pgd(net, x, y, restarts=3, noise=noise, **attack).broken_after
+    for number in (1, 2, 3):
+        broken = pgd(net, x, y, restarts=number, noise=noise, **attack).success
+        assert torch.equal((after >= 0) & (after <= 3 * number), broken)
+    assert (after > 3).any()
+
+
 def test_more_restarts_never_help_the_defender():
     net, x = mlp(), torch.rand(300, 1, 4, 4)
     y = net(x).argmax(1)
