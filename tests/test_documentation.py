@@ -21,6 +21,8 @@ from robustrun.catalogue import GROUPS, bases, files
 from robustrun.paths import conf_dir
 from robustrun.registry import AXES
 
+ROOT = Path(__file__).parent.parent
+
 
 def _key_lines(file: Path) -> dict[str, str]:
     """Dotted key -> its line."""
@@ -144,6 +146,15 @@ def test_functions_of_mathematics_and_data_say_what_they_raise():
 
 NOBODYS = {"module", "load", "none", "standard"}  # what comes from no publication
 _SOURCE = re.compile(r"arXiv \d{4}\.\d{5}|\b(?:19|20)\d\d\b")
+
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("experiments/*/README.md"), *ROOT.glob("scripts/bench/*.md")]
+
+
+@pytest.mark.parametrize("page", sorted(str(page.relative_to(ROOT)) for page in PAGES))
+def test_what_a_page_points_at_is_there(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", (ROOT / page).read_text())
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
 @pytest.mark.parametrize("axis", [axis for axis in AXES if axis != "task"])
