@@ -97,6 +97,10 @@ class Reproduction:
         for id_, row in table.rows.items():
             yield id_, row.model_copy(update={"seeds": self.seeds}) if self.seeds else row
 
+    def done(self, job) -> bool:
+        """Whether `find` would find the job: under another experiment's name it is not looked for."""
+        return self.index.has(job.exp, job.seed) and self.index.newest(job.sha256) is not None
+
     def find(self, row: Row, seed: int) -> Found | None:
         """The newest finished run of the row with that seed.
 

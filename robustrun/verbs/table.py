@@ -80,7 +80,7 @@ def _launch_missing(
             for row, job in reproduction.jobs(table):
                 if not isinstance(job, Job):
                     complaints[f"{name}, row '{row}'"] = str(job)
-                elif job.config.rerun or index.newest(job.sha256) is None:
+                elif job.config.rerun or not reproduction.done(job):
                     missing[job.directory] = job
                     labels.setdefault(job.directory, f"{name}, row '{row}'")
     if not missing:

@@ -91,6 +91,17 @@ def test_a_reduced_row_never_shows_as_the_papers(robust, table):
     assert "done (reduced)" in robust("table", "toy.one", "--with", "trainer.epochs=1", "seed=0")[1]
 
 
+def test_what_is_shown_as_missing_is_what_is_run(robust, table):
+    """Also where another experiment has run the very same job."""
+    assert robust("table", "toy.one", "--run", "seed=0")[0] == 0
+    for path in runs():
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"exp": "elsewhere"}))
+    runs()[0].parent.parent.rename(Path("outputs") / "elsewhere")
+    assert robust("table", "toy.one", "--with", "seed=0")[1].count("missing") == 2
+    code, out, err = robust("table", "toy.one", "--run", "seed=0")
+    assert (code, "launching 2 missing" in err, out.count("done (reduced)")) == (0, True, 2)
+
+
 def test_overrides_of_where_it_runs_do_not_reduce(robust, table):
     code, out, _ = robust("table", "toy.one", "--run", "runtime.threads=1", "hydra/launcher=basic")
     assert code == 0
