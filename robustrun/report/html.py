@@ -30,7 +30,8 @@ def page(views: Sequence[TableView], runs: Sequence[Found], left_out: int = 0) -
     total = sum(len(view.rows) for view in views)
     views = sorted(views, key=lambda view: not view.started)  # what there is to see comes first
     tables = "".join(_table(view, anchors) for view in views)
-    details = "".join(_run(run, anchors[run.path]) for run in runs)
+    labels = {run.path: row.row.label for view in views for row in view.rows for run in row.runs}
+    details = "".join(_run(run, anchors[run.path], labels.get(run.path, "")) for run in runs)
     together = "".join(_together(title, rows) for title, rows in overlay.comparisons(runs).items())
     if together:
         together = f'<section aria-labelledby="rows"><h2 id="rows">Comparisons</h2>{together}</section>'
@@ -142,9 +143,10 @@ def _row(row: RowView, view: TableView, anchors: Mapping[Path, str]) -> str:
     )
 
 
-def _run(run: Found, anchor: str) -> str:
+def _run(run: Found, anchor: str, label: str) -> str:
+    """A run, named by its row in a comparison or else by that in a table, `label`."""
     data, directory = run.data, run.path.parent
-    title = " ".join(filter(None, [data["exp"], data.get("row") or "", f"seed {data['seed']}"]))
+    title = ", ".join(filter(None, [data["exp"], data.get("row") or label, f"seed {data['seed']}"]))
     drawn = [*curves.training(directory).values(), *curves.certified(directory).values()]
     images = "".join(
         f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
@@ -163,7 +165,7 @@ def _run(run: Found, anchor: str) -> str:
 
 def _brief(metrics: Mapping[str, float | None]) -> str:
     whole = [m for m in metrics if not m.endswith(("_low", "_high"))]
-    return ", ".join(f"{m.replace('_', ' ')} {metrics[m]:.4g}" for m in whole[:3] if metrics[m] is not None)
+    return ", ".join(f"{m.replace('_', ' ')} {number(metrics[m])}" for m in whole[:3] if metrics[m] is not None)
 
 
 def _flat(env: Mapping[str, Any]) -> dict[str, Any]:
