@@ -51,6 +51,7 @@ class Reproduction:
         self.seeds = tuple(_seed(o) for o in overrides if o.startswith("seed="))[-1:]  # in place of the rows' own
         self._config_dir = config_dir
         self._configs: dict[str, str] = {}
+        self._worked_out: dict[tuple[str, ...], str] = {}  # here and now, whether or not they can be kept for later
 
     @cached_property
     def composer(self):
@@ -161,10 +162,13 @@ class Reproduction:
         return [o for o in self._typed(row, seed) if _node(o) not in _ELSEWHERE]
 
     def _remembered(self, typed: Sequence[str]) -> str | None:
+        if (here := self._worked_out.get(tuple(typed))) is not None:
+            return here
         sha, configs = self.index.identity(self._key(typed)) or (None, {})
         return sha if all(self._config(path) == digest for path, digest in configs.items()) else None
 
     def _remember(self, typed: Sequence[str], identity: "Identity") -> str:
+        self._worked_out[tuple(typed)] = identity.sha256
         if identity.lasting:
             self.index.remember(self._key(typed), identity.sha256, {p: self._config(p) for p in identity.configs})
         return identity.sha256

@@ -5,7 +5,7 @@ import pytest
 from robustrun import identities
 from robustrun.compose import Composer
 from robustrun.report.index import Index
-from robustrun.report.tables import Row
+from robustrun.report.tables import Row, Table
 from robustrun.reproduction import Reproduction
 
 ROW = Row(label="mine", overrides=["task=digits", "model=mlp_classifier", "trainer=mine", "certifier=accuracy"])
@@ -51,6 +51,21 @@ def test_a_new_file_that_hides_a_shipped_one_counts(config_dir, monkeypatch):
     second, composed = identity(config_dir, monkeypatch)
     assert composed
     assert second != first
+
+
+def test_an_identity_that_cannot_be_kept_is_worked_out_once(config_dir, monkeypatch):
+    composed, real = [], identities.identify
+    monkeypatch.setattr(identities, "identify", lambda *of: composed.append(of) or real(*of))
+    monkeypatch.setattr(Index, "remember", lambda *_: None)  # as where the cache cannot be written
+    monkeypatch.setattr(Index, "has", lambda *_: True)
+    columns = {"accuracy": {"heading": "accuracy", "better": "higher"}}
+    table = Table.model_validate(
+        {"caption": "c", "source": "s", "columns": columns, "rows": {"mine": ROW.model_dump()}}
+    )
+    with Index(config_dir.parent / "outputs") as index:
+        (view,) = Reproduction(index, config_dir=str(config_dir)).views({"toy.one": table})
+    assert (view.rows[0].status, view.rows[0].error) == ("missing", "")
+    assert len(composed) == 1
 
 
 def test_many_are_worked_out_by_several_processes_in_their_order(config_dir, monkeypatch):

@@ -84,8 +84,12 @@ def _about(run_dir: Path) -> dict[str, dict[str, str]]:
 
 def pictures(run_dir: Path) -> dict[str, bytes]:
     """The certifier's figures that are no curves, as PNG."""
-    drawn, found = certified(run_dir), sorted((run_dir / "figures").glob("*.png"))
-    return {path.stem: path.read_bytes() for path in found if path.stem not in drawn}
+    about, found = _about(run_dir), sorted((run_dir / "figures").glob("*.png"))
+
+    def curved(path: Path) -> bool:
+        return path.with_suffix(".csv").exists() and about.get(path.stem, {}).get("kind") != "custom"
+
+    return {path.stem: path.read_bytes() for path in found if not curved(path)}
 
 
 def of_table(view: TableView) -> Figure | None:
